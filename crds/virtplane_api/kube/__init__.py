@@ -1,0 +1,1 @@
+"""The Kubernetes API as this project uses it: a thin client, watches, leases, conditions, events."""

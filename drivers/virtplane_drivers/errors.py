@@ -1,0 +1,51 @@
+"""What a driver may raise, by what its caller can do about it.
+
+::
+
+    DriverError                 anything a driver says; never raised itself
+    ├── Unavailable             not now: ask again after retry_after_s
+    │   └── Unresponsive        the machine's own hypervisor process does not answer; others are not affected
+    └── Refused                 never like this: somebody must change something first
+        └── LaunchFailed        the hypervisor could not start the machine; carries argv, exit status, last output
+
+A driver never wraps `asyncio.CancelledError`, and leaves a state behind every error from which the same call may be
+made again.
+"""
+
+
+class DriverError(Exception):
+    """Anything that a driver reports."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """One CamelCase word for a condition's reason."""
+
+
+class Unavailable(DriverError):
+    """Not possible now; the same call may succeed later."""
+
+    def __init__(self, message: str, *, reason: str = "Unavailable", retry_after_s: float = 5.0) -> None:
+        super().__init__(message, reason=reason)
+        self.retry_after_s = retry_after_s
+
+
+class Unresponsive(Unavailable):
+    """The process of one machine does not answer."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(message, reason="Unresponsive", retry_after_s=retry_after_s)
+
+
+class Refused(DriverError):
+    """Not possible as asked; repeating it changes nothing."""
+
+
+class LaunchFailed(Refused):
+    """The hypervisor ended before the machine ran."""
+
+    def __init__(self, message: str, *, argv: tuple[str, ...], exit_status: int | None, last_output: str) -> None:
+        super().__init__(message, reason="LaunchFailed")
+        self.argv = argv
+        self.exit_status = exit_status
+        self.last_output = last_output

@@ -1,0 +1,1 @@
+"""Hypervisor drivers. `contract` says what each of them can be asked."""

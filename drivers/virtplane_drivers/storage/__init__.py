@@ -1,0 +1,1 @@
+"""Storage drivers. `contract` says what each of them can be asked."""

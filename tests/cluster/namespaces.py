@@ -1,0 +1,65 @@
+"""A namespace for one test, and its end: orderly while somebody cares for its objects, by force when nobody does."""
+
+import contextlib
+import json
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from tests.cluster.control_plane import ApiError, ControlPlane
+
+GROUP = "/apis/virtplane.dev/v1alpha1"
+ORDERLY_END_S = 15.0
+
+
+@contextlib.contextmanager
+def fresh_namespace(control_plane: ControlPlane, prefix: str = "test") -> Iterator[str]:
+    """A namespace of a name never used before, deleted at the end.
+
+    The end does not wait for the namespace itself (Kubernetes takes 5 s at least), only for Virtplane's objects in it,
+    whose finalizers the operator removes. Without an operator nobody would: after `ORDERLY_END_S` they are dropped,
+    with a warning, because what they stood for on a host is then an orphan.
+    """
+    name = f"{prefix}-{uuid.uuid4().hex[:8]}"
+    control_plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    try:
+        yield name
+    finally:
+        control_plane.request("DELETE", f"/api/v1/namespaces/{name}")
+        _end_objects(control_plane, name)
+
+
+def _end_objects(control_plane: ControlPlane, namespace: str) -> None:
+    deadline = time.monotonic() + ORDERLY_END_S
+    kinds = _namespaced_kinds(control_plane)
+    for kind in kinds:  # at once: the namespace controller would begin after 5 s
+        control_plane.request("DELETE", f"{GROUP}/namespaces/{namespace}/{kind}")
+    while left := [item for kind in kinds for item in _items(control_plane, namespace, kind)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    for path, item in left:
+        warnings.warn(f"{path} kept its finalizers {item['metadata'].get('finalizers')}; dropped", stacklevel=2)
+        with contextlib.suppress(ApiError):  # it may end in this moment
+            control_plane.request(
+                "PATCH", path, {"metadata": {"finalizers": None}}, content_type="application/merge-patch+json"
+            )
+
+
+def _namespaced_kinds(control_plane: ControlPlane) -> list[str]:
+    """The plural names of Virtplane's namespaced kinds; none where the chart is not installed."""
+    try:
+        resources = json.loads(control_plane.request("GET", GROUP))["resources"]
+    except ApiError as error:
+        if error.code == 404:
+            return []
+        raise
+    return [found["name"] for found in resources if found["namespaced"] and "/" not in found["name"]]
+
+
+def _items(control_plane: ControlPlane, namespace: str, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    folder = f"{GROUP}/namespaces/{namespace}/{kind}"
+    items = json.loads(control_plane.request("GET", folder))["items"]
+    return [(f"{folder}/{item['metadata']['name']}", item) for item in items]
