@@ -54,7 +54,7 @@ class KubeClient:
     async def list_all(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> tuple[list[Object], str]:
-        """All objects that the selectors admit (apiVersion and kind filled in), and the resourceVersion to watch from."""
+        """All objects that the selectors admit (apiVersion and kind filled in); the resourceVersion to watch from."""
         params = _selectors(field_selector, label_selector) | {"limit": str(_PAGE_SIZE)}
         items: list[Object] = []
         while True:

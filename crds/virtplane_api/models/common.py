@@ -21,8 +21,11 @@ Uid = Annotated[str, Field(min_length=1, max_length=64)]
 """metadata.uid of an object."""
 
 Message = Annotated[str, Field(max_length=4096)]
-Generation = Annotated[int, Field(ge=-1, le=(1 << 63) - 1)]
-Token = Annotated[int, Field(ge=1, le=(1 << 63) - 1)]
+_MAX_COUNTER = (1 << 53) - 1
+"""What every JSON parser keeps exact; the API server takes bounds as floating-point numbers and refuses 2^63 - 1."""
+
+Generation = Annotated[int, Field(ge=-1, le=_MAX_COUNTER)]
+Token = Annotated[int, Field(ge=1, le=_MAX_COUNTER)]
 
 DiskSize = Annotated[
     Quantity,

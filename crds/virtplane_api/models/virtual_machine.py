@@ -280,7 +280,6 @@ class VirtualMachineStatus(StructuralModel):
 NAME_IS_A_LABEL = CelRule(
     rule="self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
     message="the name of a VirtualMachine must be a DNS label of at most 63 characters, as it names guest and disks",
-    field_path=".metadata.name",
 )
 
 VIRTUAL_MACHINE = CustomResource(
