@@ -1,0 +1,94 @@
+"""The reasons for which a Hypervisor does not fit, in the order in which they are looked at.
+
+A Hypervisor is counted under the first that applies, so that the sums in a message add up to all Hypervisors.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from virtplane_api.quantity import format_bytes, format_coarse
+from virtplane_operator.placement.values import Candidate, Request
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One reason: whom it turns away, and how that is said of those it turned away."""
+
+    name: str
+    fits: Callable[[Request, Candidate], bool]
+    says: Callable[[Request, Sequence[Candidate]], str]
+
+
+def _has_storage(request: Request, candidate: Candidate) -> bool:
+    return all(
+        need.pool_type in candidate.pool_types
+        and need.pool_uid in candidate.ready_pool_uids
+        and need.agent_name in ("", candidate.agent_name)
+        for need in request.storage
+    )
+
+
+def _says_storage(request: Request, refused: Sequence[Candidate]) -> str:
+    pools = sorted({need.pool_name for need in request.storage})
+    bound = sorted({need.disk_name for need in request.storage if need.agent_name})
+    text = f"{len(refused)} cannot use {'pool' if len(pools) == 1 else 'pools'} {', '.join(pools)}"
+    if bound:
+        text += f" (the {'volume' if len(bound) == 1 else 'volumes'} of {', '.join(bound)} must be beside the machine)"
+    return text
+
+
+def _says_labels(request: Request, refused: Sequence[Candidate]) -> str:
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(request.match_labels.items()))
+    return (
+        f"{len(refused)} without label {labels}"
+        if len(request.match_labels) == 1
+        else (f"{len(refused)} without labels {labels}")
+    )
+
+
+def _says_cpu(request: Request, refused: Sequence[Candidate]) -> str:
+    most = max(candidate.free_cores for candidate in refused)
+    return f"{len(refused)} {_lack(refused)} CPU (need {request.cores}, most free {most})"
+
+
+def _says_memory(request: Request, refused: Sequence[Candidate]) -> str:
+    most = format_coarse(max(candidate.free_memory_mib for candidate in refused) * _MIB)
+    return f"{len(refused)} {_lack(refused)} memory (need {format_bytes(request.memory_mib * _MIB)}, most free {most})"
+
+
+def _lack(refused: Sequence[Candidate]) -> str:
+    return "lacks" if len(refused) == 1 else "lack"
+
+
+FILTERS: tuple[Filter, ...] = (
+    Filter(
+        "driver",
+        lambda request, candidate: request.driver in ("", candidate.driver),
+        lambda request, refused: f"{len(refused)} not of driver {request.driver}",
+    ),
+    Filter(
+        "name",
+        lambda request, candidate: request.hypervisor_name in ("", candidate.name),
+        lambda request, refused: f"{len(refused)} not named {request.hypervisor_name}",
+    ),
+    Filter(
+        "labels",
+        lambda request, candidate: request.match_labels.items() <= candidate.labels.items(),
+        _says_labels,
+    ),
+    Filter("storage", _has_storage, _says_storage),
+    Filter("cpu", lambda request, candidate: request.cores <= candidate.free_cores, _says_cpu),
+    Filter("memory", lambda request, candidate: request.memory_mib <= candidate.free_memory_mib, _says_memory),
+    Filter(
+        "unschedulable",
+        lambda _request, candidate: not candidate.unschedulable,
+        lambda _request, refused: f"{len(refused)} unschedulable",
+    ),
+    Filter(
+        "health",
+        lambda _request, candidate: candidate.healthy,
+        lambda _request, refused: f"{len(refused)} not ready",
+    ),
+)

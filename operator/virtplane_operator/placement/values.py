@@ -1,0 +1,59 @@
+"""What a placement is decided from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class StorageNeed:
+    """One StoragePool that a disk of the machine lives in, or will."""
+
+    pool_name: str
+    pool_uid: str
+    pool_type: str
+    """`directory`, `fake`: the member of the pool's union."""
+    disk_name: str
+    agent_name: str = ""
+    """Of an existing volume on a Local pool: the one agent beside which it can be used. Empty: any with the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A machine that wants a place."""
+
+    cores: int
+    memory_mib: int
+    driver: str = ""
+    hypervisor_name: str = ""
+    match_labels: Mapping[str, str] = field(default_factory=dict)
+    storage: tuple[StorageNeed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A Hypervisor with what is free on it."""
+
+    name: str
+    agent_name: str
+    driver: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unschedulable: bool = False
+    healthy: bool = True
+    """Ready, and its agent is not silent."""
+    allocatable_cores: int = 0
+    """CPUs of the host times its cpuAllocationRatio."""
+    allocatable_memory_mib: int = 0
+    used_cores: int = 0
+    used_memory_mib: int = 0
+    pool_types: frozenset[str] = frozenset()
+    ready_pool_uids: frozenset[str] = frozenset()
+
+    @property
+    def free_cores(self) -> int:
+        """Virtual CPUs that may still be placed; never negative."""
+        return max(0, self.allocatable_cores - self.used_cores)
+
+    @property
+    def free_memory_mib(self) -> int:
+        """Memory that may still be placed; never negative."""
+        return max(0, self.allocatable_memory_mib - self.used_memory_mib)

@@ -1,0 +1,120 @@
+"""Where a machine goes, as tables: no API, no clock."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from virtplane_operator.placement import Candidate, NoFit, Request, StorageNeed, choose
+
+
+def hypervisor(name: str, **changes: Any) -> Candidate:
+    """A healthy host with 40 virtual CPUs and 8 GiB to give, all of it free."""
+    base = Candidate(
+        name=name,
+        agent_name=name.removesuffix("-qemu"),
+        driver="qemu",
+        allocatable_cores=40,
+        allocatable_memory_mib=8192,
+        pool_types=frozenset({"directory"}),
+        ready_pool_uids=frozenset({"fast-uid"}),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def request(**changes: Any) -> Request:
+    return dataclasses.replace(Request(cores=2, memory_mib=1024), **changes)
+
+
+ON_FAST = StorageNeed(pool_name="fast", pool_uid="fast-uid", pool_type="directory", disk_name="root")
+
+ONE_FITS = [
+    ("the driver asked for", {"driver": "fake"}, {"driver": "fake"}),
+    ("the name asked for", {"hypervisor_name": "b-qemu"}, {}),
+    ("the labels asked for", {"match_labels": {"zone": "b"}}, {"labels": {"zone": "b", "rack": "1"}}),
+    ("the pool of a disk", {"storage": (dataclasses.replace(ON_FAST, pool_uid="new"),)}, {"ready_pool_uids": {"new"}}),
+    ("beside an existing local volume", {"storage": (dataclasses.replace(ON_FAST, agent_name="b"),)}, {}),
+    ("more memory than the other has", {"memory_mib": 9000}, {"allocatable_memory_mib": 9000}),
+    ("more CPUs than the other has", {"cores": 41}, {"allocatable_cores": 41}),
+]
+
+
+@pytest.mark.parametrize(("asked", "has"), [row[1:] for row in ONE_FITS], ids=[row[0] for row in ONE_FITS])
+def test_a_machine_goes_where_it_fits(asked: dict[str, Any], has: dict[str, Any]) -> None:
+    chosen = choose(request(**asked), [hypervisor("a-qemu"), hypervisor("b-qemu", **has), hypervisor("c-qemu")])
+    assert isinstance(chosen, Candidate)
+    assert chosen.name == "b-qemu"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "winner"),
+    [
+        pytest.param({"used_memory_mib": 4096}, {"used_memory_mib": 1024}, "b-qemu", id="less memory placed"),
+        pytest.param({"used_cores": 1}, {"used_cores": 20}, "a-qemu", id="fewer CPUs placed"),
+        pytest.param(
+            {"used_cores": 30}, {"used_memory_mib": 7000}, "a-qemu", id="the scarcer resource of each is compared"
+        ),
+        pytest.param({}, {}, "a-qemu", id="equals: the first by name"),
+        pytest.param(
+            {"used_memory_mib": 4096},
+            {"used_memory_mib": 5000, "allocatable_memory_mib": 65536},
+            "b-qemu",
+            id="shares, not amounts",
+        ),
+    ],
+)
+def test_the_least_loaded_of_those_that_fit_wins(a: dict[str, Any], b: dict[str, Any], winner: str) -> None:
+    chosen = choose(request(), [hypervisor("b-qemu", **b), hypervisor("a-qemu", **a)])
+    assert isinstance(chosen, Candidate)
+    assert chosen.name == winner
+
+
+NOTHING_FITS = [
+    (
+        "memory here, cordoned there",
+        {"memory_mib": 65536},
+        [{}, {"used_memory_mib": 5120}, {"allocatable_memory_mib": 131072, "unschedulable": True}],
+        "0 of 3 hypervisors fit: 2 lack memory (need 64Gi, most free 8Gi), 1 unschedulable",
+    ),
+    ("CPU", {"cores": 64}, [{"used_cores": 10}], "0 of 1 hypervisor fits: 1 lacks CPU (need 64, most free 30)"),
+    (
+        "overcommitted below zero",
+        {"cores": 1},
+        [{"used_cores": 50}],
+        "0 of 1 hypervisor fits: 1 lacks CPU (need 1, most free 0)",
+    ),
+    (
+        "driver, then label",
+        {"driver": "qemu", "match_labels": {"zone": "b"}},
+        [{"driver": "fake"}, {}],
+        "0 of 2 hypervisors fit: 1 not of driver qemu, 1 without label zone=b",
+    ),
+    ("a name that no one has", {"hypervisor_name": "x"}, [{}], "0 of 1 hypervisor fits: 1 not named x"),
+    ("a silent agent", {}, [{"healthy": False}], "0 of 1 hypervisor fits: 1 not ready"),
+    (
+        "a pool that is not there",
+        {"storage": (dataclasses.replace(ON_FAST, pool_uid="x"),)},
+        [{}],
+        "0 of 1 hypervisor fits: 1 cannot use pool fast",
+    ),
+    (
+        "a volume beside another host",
+        {"storage": (dataclasses.replace(ON_FAST, agent_name="z"),)},
+        [{}],
+        "0 of 1 hypervisor fits: 1 cannot use pool fast (the volume of root must be beside the machine)",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "hosts", "message"), [row[1:] for row in NOTHING_FITS], ids=[row[0] for row in NOTHING_FITS]
+)
+def test_why_nothing_fits_is_said_with_figures(
+    asked: dict[str, Any], hosts: list[dict[str, Any]], message: str
+) -> None:
+    candidates = [hypervisor(f"h{index}-qemu", **host) for index, host in enumerate(hosts)]
+    assert choose(request(**asked), candidates) == NoFit(message)
+
+
+def test_without_any_hypervisor_the_next_step_is_named() -> None:
+    assert choose(request(), []) == NoFit("there is no hypervisor: start an agent (virtplane-agent) on a host")
