@@ -104,7 +104,13 @@ class KubeClient:
     async def set_finalizers(
         self, resource: Resource, read: Object, finalizers: list[str], *, field_manager: str
     ) -> Object:
-        """Replace metadata.finalizers of exactly the object that was read (by uid and resourceVersion)."""
+        """Replace metadata.finalizers of exactly the object that was read (by uid and resourceVersion).
+
+        Raises:
+            Conflict: the object changed since it was read.
+            Invalid: it is another object of that name.
+            NotFound: it is gone.
+        """
         metadata = read["metadata"]
         patch = {
             "metadata": {
