@@ -60,7 +60,7 @@ async def test_finalizers_are_set_only_on_the_very_object_that_was_read(client: 
     with pytest.raises(Conflict):
         await client.set_finalizers(CONFIG_MAPS, read, [], field_manager=MANAGER)
     stranger = {"metadata": kept["metadata"] | {"uid": "00000000-0000-0000-0000-000000000000"}}
-    with pytest.raises(Invalid, match="metadata.uid"):
+    with pytest.raises(Invalid, match=r"metadata\.uid"):
         await client.set_finalizers(CONFIG_MAPS, stranger, [], field_manager=MANAGER)
     freed = await client.set_finalizers(CONFIG_MAPS, kept, [], field_manager=MANAGER)
     assert "finalizers" not in freed["metadata"]

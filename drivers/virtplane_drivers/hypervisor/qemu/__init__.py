@@ -1,0 +1,1 @@
+"""The QEMU driver. `monitor` speaks QMP and knows nothing of machines."""
