@@ -7,7 +7,8 @@
 
 Nothing in the reader waits: a reply settles its own future, an event goes to `on_event`, which must return at once. A
 caller that is cancelled or runs out of time leaves its command on the wire; the reply that comes later finds an
-abandoned id, and is dropped and counted. The end fails every waiting command once, after all that was read before was delivered.
+abandoned id, and is dropped and counted. The end fails every waiting command once, after the delivery of all that was
+read before it.
 """
 
 import asyncio
