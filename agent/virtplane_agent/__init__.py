@@ -1,1 +1,3 @@
-"""The agent: acts on what is placed on its hypervisors, watches them, and writes what it sees back."""
+"""The agent: runs beside a hypervisor, acts on what is placed on it, and writes what it sees onto the resources."""
+
+__version__ = "0.1.0"

@@ -18,7 +18,15 @@ _log = logging.getLogger(__name__)
 
 
 class LeaseLost(Exception):
-    """Another holder has the Lease, or it could not be renewed in time: whoever relied on it must stop."""
+    """The Lease is not ours for certain any more: whoever may act only while holding it must stop."""
+
+
+class LeaseTaken(LeaseLost):
+    """Another holder has the Lease."""
+
+
+class LeaseNotRenewed(LeaseLost):
+    """No renewal succeeded for as long as the Lease lasts: another may have it, or the API server is away."""
 
 
 class LeaseHeld(Exception):
@@ -82,7 +90,8 @@ class Lease:
         """Renew the Lease for ever.
 
         Raises:
-            LeaseLost: another has it, or it could not be renewed for as long as it lasts.
+            LeaseTaken: another has it.
+            LeaseNotRenewed: it could not be renewed for as long as it lasts; `keep` may be called again.
         """
         renewed_at = self._clock()
         while True:
@@ -91,11 +100,11 @@ class Lease:
                 holder = await self._try()
             except ApiError as error:
                 if self._clock() - renewed_at > self._duration_s:
-                    raise LeaseLost(f"lease {self.name} not renewed for {self._duration_s} s: {error}") from error
+                    raise LeaseNotRenewed(f"lease {self.name} not renewed for {self._duration_s} s: {error}") from error
                 _log.warning("lease %s not renewed: %s", self.name, error)
                 continue
             if holder != self.identity:
-                raise LeaseLost(f"lease {self.name} was taken by {holder}")
+                raise LeaseTaken(f"lease {self.name} was taken by {holder}")
             renewed_at = self._clock()
 
     async def release(self) -> None:

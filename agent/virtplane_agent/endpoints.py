@@ -1,0 +1,100 @@
+"""What this agent drives: hypervisors and kinds of storage, by the names that `--drivers` gives.
+
+A driver's code is imported only when it is asked for: an agent that runs beside guests holds what it uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtplane_api.names import local_hypervisor_name
+from virtplane_drivers.attachment import Attachment, FakeAttachment, FileAttachment
+from virtplane_drivers.hypervisor.contract import Facts, HypervisorDriver
+from virtplane_drivers.storage.contract import StorageDriver
+
+HYPERVISOR_DRIVERS = ("qemu", "fake")
+
+GIVES: Mapping[str, type[Attachment]] = {"directory": FileAttachment, "fake": FakeAttachment}
+"""Storage driver -> how its volumes are reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where drivers keep what they need."""
+
+    state: Path
+    """Durable, over reboots of the host."""
+    runtime: Path
+    """Sockets; emptied by a reboot. A short path: socket addresses hold 107 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One hypervisor of this host."""
+
+    name: str
+    """Of its Hypervisor object."""
+    driver: HypervisorDriver
+    facts: Facts
+    pool_types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """All that this agent drives."""
+
+    hypervisors: Mapping[str, Endpoint]
+    """By the Hypervisor's name."""
+    storage: Mapping[str, StorageDriver]
+    """By pool type."""
+
+
+async def open_endpoints(
+    stack: AsyncExitStack, agent_name: str, drivers: Sequence[str], folders: Folders, allowed_sources: Sequence[str]
+) -> Endpoints:
+    """Enter the drivers; the stack leaves them.
+
+    Raises:
+        DriverError: one of them cannot work on this host.
+    """
+    storage: dict[str, StorageDriver] = {}
+    for name in ("directory", "fake"):
+        if name == "directory" or "fake" in drivers:
+            storage[name] = await stack.enter_async_context(_storage(name, folders, allowed_sources))
+    hypervisors = {}
+    for name in drivers:
+        driver = await stack.enter_async_context(_hypervisor(name, folders))
+        facts = await driver.probe()
+        pool_types = tuple(sorted(kind for kind in storage if GIVES[kind] in facts.attachments))
+        endpoint = Endpoint(local_hypervisor_name(agent_name, name), driver, facts, pool_types)
+        hypervisors[endpoint.name] = endpoint
+    return Endpoints(hypervisors, storage)
+
+
+def _hypervisor(name: str, folders: Folders) -> HypervisorDriver:
+    match name:
+        case "qemu":
+            from virtplane_drivers.hypervisor.qemu.driver import QemuDriver  # noqa: PLC0415
+
+            return QemuDriver(folders.state / "qemu", folders.runtime)
+        case "fake":
+            from virtplane_drivers.hypervisor.fake import FakeHypervisor  # noqa: PLC0415
+
+            return FakeHypervisor(state_file=folders.state / "fake-machines.json")
+        case _:
+            raise ValueError(f"no hypervisor driver {name!r}: there are {', '.join(HYPERVISOR_DRIVERS)}")
+
+
+def _storage(name: str, folders: Folders, allowed_sources: Sequence[str]) -> StorageDriver:
+    match name:
+        case "directory":
+            from virtplane_drivers.storage.directory import DirectoryStorage  # noqa: PLC0415
+
+            return DirectoryStorage(cache_folder=folders.state / "images", allowed_sources=allowed_sources)
+        case "fake":
+            from virtplane_drivers.storage.fake import FakeStorage  # noqa: PLC0415
+
+            return FakeStorage(state_file=folders.state / "fake-volumes.json")
+        case _:
+            raise ValueError(f"no storage driver {name!r}")

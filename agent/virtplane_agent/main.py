@@ -1,0 +1,194 @@
+"""`virtplane-agent`: acts for the hypervisors of one host. Ending it ends no guest."""
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from kubernetes.aio.config import ConfigException
+
+from virtplane_agent.endpoints import HYPERVISOR_DRIVERS, Endpoints, Folders, open_endpoints
+from virtplane_agent.hypervisors.reconcile import NameTaken, register
+from virtplane_agent.runtime import Agent
+from virtplane_agent.state_folder import StateFolderInUse, state_folder
+from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.errors import ApiError
+from virtplane_api.kube.lease import Lease, LeaseHeld, LeaseNotRenewed, LeaseTaken
+from virtplane_api.kube.resources import NAMESPACES
+from virtplane_api.names import (
+    AGENT_FIELD_MANAGER,
+    LEASE_DURATION_S,
+    LEASE_RENEW_EVERY_S,
+    SYSTEM_NAMESPACE,
+    agent_lease_name,
+)
+from virtplane_drivers.errors import DriverError
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+T = TypeVar("T")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; its exit status: 0 after a signal, 1 a fault, 2 a wrong call, 3 another agent is there."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return asyncio.run(_until_signal(_run(options)))
+    except (ConfigException, FileNotFoundError) as error:
+        return _say(2, f"no usable kubeconfig: {error}; give one with --kubeconfig")
+    except (LeaseHeld, LeaseTaken, StateFolderInUse, NameTaken) as error:
+        return _say(3, str(error))
+    except DriverError as error:
+        return _say(1, f"{error.reason}: {error}")
+
+
+async def _run(options: argparse.Namespace) -> None:
+    async with AsyncExitStack() as stack:
+        identity = stack.enter_context(state_folder(options.state_dir))
+        client = await stack.enter_async_context(KubeClient.connect(options.kubeconfig))
+        lease = Lease(
+            client,
+            name=agent_lease_name(options.name),
+            namespace=options.system_namespace,
+            identity=identity,
+            duration_s=LEASE_DURATION_S,
+            renew_every_s=LEASE_RENEW_EVERY_S,
+            field_manager=AGENT_FIELD_MANAGER,
+        )
+        # Of two agents of one name the later one must not touch what the first one runs.
+        await lease.acquire(wait=False)
+        stack.push_async_callback(lease.release)
+        folders = Folders(state=options.state_dir, runtime=options.runtime_dir)
+        endpoints = await open_endpoints(stack, options.name, options.drivers, folders, options.allow_source)
+        await _work(client, options.name, endpoints, lease)
+
+
+async def _work(client: KubeClient, name: str, endpoints: Endpoints, lease: Lease) -> None:
+    keeping = asyncio.create_task(_keep(lease), name="lease")
+    kube_system = await _patiently(lambda: client.get(NAMESPACES, "kube-system"))
+    for endpoint in endpoints.hypervisors.values():
+        await _patiently(lambda endpoint=endpoint: register(client, name, endpoint))
+    agent = Agent(client, name=name, cluster_id=kube_system["metadata"]["uid"], endpoints=endpoints)
+    working = asyncio.create_task(agent.run(), name="agent")
+    try:
+        done, _pending = await asyncio.wait({keeping, working}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (keeping, working):
+            task.cancel()
+        await asyncio.gather(keeping, working, return_exceptions=True)
+
+
+async def _keep(lease: Lease) -> None:
+    """Renew for ever: an API server that is away is no reason to leave the guests alone, another holder is."""
+    while True:
+        try:
+            await lease.keep()
+        except LeaseNotRenewed as error:
+            _log.warning("%s; going on", error)
+
+
+async def _patiently(request: Callable[[], Awaitable[T]]) -> T:
+    """The answer, whenever it comes: an agent that starts before its roles and policies are there waits for them."""
+    while True:
+        try:
+            return await request()
+        except ApiError as error:
+            _log.warning("%s; again in 2 s", error)
+            await asyncio.sleep(2.0)
+
+
+async def _until_signal(work: Awaitable[None]) -> int:
+    """Run until the work ends, or SIGTERM or SIGINT ends it."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        _log.info("stopped; guests run on")
+    return 0
+
+
+def _say(status: int, message: str) -> int:
+    print(f"virtplane-agent: {message}", file=sys.stderr)
+    return status
+
+
+def _agent_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no DNS name: lower-case letters, digits, '-' and '.', at most 63"
+        )
+    return text
+
+
+def _drivers(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in HYPERVISOR_DRIVERS:
+            raise argparse.ArgumentTypeError(f"no driver {name!r}: there are {', '.join(HYPERVISOR_DRIVERS)}")
+    return names
+
+
+def _source(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form host:port")
+    return text
+
+
+def _default_folders() -> tuple[Path, Path]:
+    if os.geteuid() == 0:
+        return Path("/var/lib/virtplane"), Path("/run/virtplane")
+    home = Path.home()
+    state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state")
+    return state / "virtplane", Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "virtplane"
+
+
+def _parser() -> argparse.ArgumentParser:
+    state, runtime = _default_folders()
+    parser = argparse.ArgumentParser(prog="virtplane-agent", description=__doc__)
+    parser.add_argument(
+        "--name", type=_agent_name, default=socket.gethostname().lower(), help="of this agent (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--drivers",
+        type=_drivers,
+        default=["qemu"],
+        metavar="NAME,...",
+        help=f"hypervisors to drive, of {', '.join(HYPERVISOR_DRIVERS)} (default: qemu)",
+    )
+    parser.add_argument("--state-dir", type=Path, default=state, help="durable records (default: %(default)s)")
+    parser.add_argument("--runtime-dir", type=Path, default=runtime, help="sockets (default: %(default)s)")
+    parser.add_argument("--kubeconfig", type=Path, help="without it: the pod's, $KUBECONFIG or ~/.kube/config")
+    parser.add_argument(
+        "--system-namespace", default=SYSTEM_NAMESPACE, help="where the Leases live (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow-source",
+        type=_source,
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="images may come from here although the address is loopback or link-local; may be repeated",
+    )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The agent at work: what it watches, its loops, and who is to be looked at again when something changes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from virtplane_agent.endpoints import Endpoints
+from virtplane_agent.hypervisors.pools import PoolProbe
+from virtplane_agent.hypervisors.reconcile import HypervisorReconciler
+from virtplane_agent.machines import status as machine_fields
+from virtplane_agent.machines.disks import Disks
+from virtplane_agent.machines.reconcile import MachineReconciler
+from virtplane_agent.machines.strays import Strays
+from virtplane_agent.placed import Placed
+from virtplane_agent.reporting import Reporter
+from virtplane_agent.volumes import status as volume_fields
+from virtplane_agent.volumes.reconcile import VolumeReconciler
+from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.events import EventRecorder
+from virtplane_api.kube.informer import Informer
+from virtplane_api.kube.passes import outcome_of
+from virtplane_api.kube.resources import (
+    HYPERVISORS,
+    STORAGE_POOLS,
+    VIRTUAL_MACHINES,
+    VOLUMES,
+    Key,
+)
+from virtplane_api.names import AGENT_FIELD_MANAGER
+from virtplane_api.reconcile import ReconcileLoop
+
+_log = logging.getLogger(__name__)
+
+MACHINES_AT_WORK = 32
+VOLUMES_AT_WORK = 16
+_EVENTS_AGAIN_S = 1.0
+
+
+class Agent:
+    """Everything that acts. `run` works until it is cancelled; guests are left as they are."""
+
+    def __init__(self, client: KubeClient, *, name: str, cluster_id: str, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        self._events = EventRecorder(client, controller=AGENT_FIELD_MANAGER, instance=name)
+        self._machines = Placed(client, VIRTUAL_MACHINES, name, lambda uid: self._machine_loop.enqueue(uid))
+        self._volumes = Placed(client, VOLUMES, name, lambda uid: self._volume_loop.enqueue(uid))
+        self._pools = Informer(client, STORAGE_POOLS, self._pool_changed)
+        self._hypervisors = Informer(
+            client,
+            HYPERVISORS,
+            lambda key: self._hypervisor_loop.enqueue(key.name),
+            field_selector=f"spec.agentName={name}",
+        )
+        strays = Strays(client, name, cluster_id, lambda hypervisor: self._hypervisor_loop.enqueue(hypervisor))
+        self._machine_reconciler = MachineReconciler(
+            cluster_id,
+            endpoints,
+            self._machines,
+            Disks(client, self._volumes, self._pools, endpoints),
+            strays,
+            Reporter(
+                client,
+                VIRTUAL_MACHINES,
+                self._events,
+                self._machines.put_written,
+                owned=machine_fields.OWNED,
+                owned_conditions=machine_fields.OWNED_CONDITIONS,
+            ),
+        )
+        volumes = VolumeReconciler(
+            endpoints.storage,
+            self._volumes,
+            self._pools,
+            Reporter(
+                client,
+                VOLUMES,
+                self._events,
+                self._volumes.put_written,
+                owned=volume_fields.OWNED,
+                owned_conditions=volume_fields.OWNED_CONDITIONS,
+            ),
+            lambda uid: self._machine_loop.enqueue(uid),
+        )
+        hypervisors = HypervisorReconciler(
+            client, endpoints, self._hypervisors, PoolProbe(self._pools, endpoints.storage), strays
+        )
+        self._machine_loop = ReconcileLoop(
+            "VirtualMachine",
+            outcome_of("VirtualMachine", self._machine_reconciler.reconcile),
+            concurrency=MACHINES_AT_WORK,
+        )
+        self._volume_loop = ReconcileLoop(
+            "Volume", outcome_of("Volume", volumes.reconcile), concurrency=VOLUMES_AT_WORK
+        )
+        self._hypervisor_loop = ReconcileLoop(
+            "Hypervisor", outcome_of("Hypervisor", hypervisors.reconcile), concurrency=2
+        )
+
+    async def run(self) -> None:
+        """Watch first; nothing is done to a machine before all that is placed here was listed once."""
+        async with asyncio.TaskGroup() as tasks:
+            informers = (self._pools, self._hypervisors, self._volumes.informer, self._machines.informer)
+            for informer in informers:
+                tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
+            tasks.create_task(self._events.run(), name="events")
+            tasks.create_task(self._hypervisor_loop.run(), name="reconcile Hypervisors")
+            for informer in informers:
+                await informer.synced.wait()
+            for uid in await self._machine_reconciler.find_machines():
+                self._machine_loop.enqueue(uid)
+            tasks.create_task(self._volume_loop.run(), name="reconcile Volumes")
+            tasks.create_task(self._machine_loop.run(), name="reconcile VirtualMachines")
+            for endpoint in self._endpoints.hypervisors.values():
+                follow = _follow(endpoint.driver.events, self._machine_loop.enqueue)
+                tasks.create_task(follow, name=f"events of {endpoint.name}")
+            for kind, storage in self._endpoints.storage.items():
+                follow = _follow(storage.events, self._volume_loop.enqueue)
+                tasks.create_task(follow, name=f"events of {kind} storage")
+
+    def _pool_changed(self, _key: Key) -> None:
+        for name in self._endpoints.hypervisors:
+            self._hypervisor_loop.enqueue(name)
+        for volume in self._volumes.all():
+            self._volume_loop.enqueue(str(volume["metadata"]["uid"]))
+
+
+async def _follow(events: Callable[[], AsyncIterator[str]], enqueue: Callable[[str], None]) -> None:
+    """Every hint of a driver is a reason to look. A stream that ends is the driver's fault, and no reason to end."""
+    while True:
+        try:
+            async for uid in events():
+                enqueue(uid)
+            _log.error("a driver's event stream ended")
+        except Exception:
+            _log.exception("a driver's event stream failed")
+        await asyncio.sleep(_EVENTS_AGAIN_S)

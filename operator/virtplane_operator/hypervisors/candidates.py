@@ -1,0 +1,63 @@
+"""The Hypervisors as candidates for a placement: what they report, less what is given away."""
+
+from dataclasses import replace
+
+from virtplane_api.kube.conditions import is_true
+from virtplane_api.kube.resources import HYPERVISORS, Key, Object
+from virtplane_api.models.hypervisor import DEFAULT_CPU_ALLOCATION_RATIO, PoolState
+from virtplane_api.quantity import quantity_mib
+from virtplane_operator.placement import Candidate
+from virtplane_operator.world import AgentHealth, Store, Usage
+from virtplane_operator.world.store import version_of
+
+
+class Candidates:
+    """Reads the store; what a Hypervisor reports is parsed once per version of it."""
+
+    def __init__(self, store: Store, usage: Usage, health: AgentHealth) -> None:
+        self._store = store
+        self._usage = usage
+        self._health = health
+        self._parsed: dict[Key, tuple[int, Candidate]] = {}
+
+    def all(self) -> list[Candidate]:
+        """Every Hypervisor that there is, with what is free on it now."""
+        found = []
+        for key, hypervisor in self._store.all(HYPERVISORS).items():
+            reported = self._reported(key, hypervisor)
+            used = self._usage.used(reported.name)
+            found.append(
+                replace(
+                    reported,
+                    healthy=reported.healthy and self._health.takes_work(reported.agent_name),
+                    used_cores=used.cores,
+                    used_memory_mib=used.memory_mib,
+                )
+            )
+        return found
+
+    def _reported(self, key: Key, hypervisor: Object) -> Candidate:
+        version = version_of(hypervisor)
+        known = self._parsed.get(key)
+        if known is None or known[0] != version:
+            known = self._parsed[key] = (version, _candidate(hypervisor))
+        return known[1]
+
+
+def _candidate(hypervisor: Object) -> Candidate:
+    metadata, spec, status = hypervisor["metadata"], hypervisor["spec"], hypervisor.get("status", {})
+    capacity = status.get("capacity", {})
+    ratio = spec.get("cpuAllocationRatio", DEFAULT_CPU_ALLOCATION_RATIO)
+    pools = status.get("pools") or []
+    return Candidate(
+        name=metadata["name"],
+        agent_name=spec["agentName"],
+        driver=spec["driver"],
+        labels=metadata.get("labels") or {},
+        unschedulable=bool(spec.get("unschedulable", False)) or "deletionTimestamp" in metadata,
+        healthy=is_true(hypervisor, "Ready"),
+        allocatable_cores=capacity.get("cpuCores", 0) * ratio,
+        allocatable_memory_mib=quantity_mib(capacity.get("allocatableMemory", 0)),
+        pool_types=frozenset(status.get("poolTypes") or ()),
+        ready_pool_uids=frozenset(pool["uid"] for pool in pools if pool["state"] == PoolState.READY),
+    )

@@ -1,0 +1,182 @@
+"""One pass over one VirtualMachine: finalizer, end, place, in this order.
+
+A place is given in one write, the last of a row: first the machine's Volumes exist, then they have their place and are
+claimed for it, then the machine is placed. A crash between any two of these leaves what the next pass finds and uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.conditions import differs
+from virtplane_api.kube.errors import AlreadyExists
+from virtplane_api.kube.events import EventRecorder
+from virtplane_api.kube.resources import VIRTUAL_MACHINES, VOLUMES, Key, Object, is_being_deleted, key_of, uid_of
+from virtplane_api.names import OPERATOR_FIELD_MANAGER
+from virtplane_api.reconcile import Done, Failed, Outcome, Wait
+from virtplane_operator.hypervisors.candidates import Candidates
+from virtplane_operator.lifetime import FIRST_STATUS_AFTER_S, ensure_finalizer, is_off_its_host, release, younger_than
+from virtplane_operator.machines.disks import Blocked, DiskPlan, plan_disks
+from virtplane_operator.machines.status import (
+    OWNED,
+    OWNED_CONDITIONS,
+    next_token,
+    placed_status,
+    placement_of,
+    silent_status,
+    unplaced_status,
+)
+from virtplane_operator.placement import Candidate, NoFit, Request, choose
+from virtplane_operator.volumes.inline import volume_of
+from virtplane_operator.volumes.reconcile import apply_placement
+from virtplane_operator.volumes.status import claim_of, first_placement
+from virtplane_operator.volumes.status import placed_status as placed_volume_status
+from virtplane_operator.volumes.status import placement_of as volume_placement_of
+from virtplane_operator.world import AgentHealth, Store, Usage, demand_of
+
+
+class MachineReconciler:
+    """Passes over machines. `pending` are those that wait for a change of the world."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        store: Store,
+        usage: Usage,
+        candidates: Candidates,
+        health: AgentHealth,
+        events: EventRecorder,
+    ) -> None:
+        self.pending: set[Key] = set()
+        self._client = client
+        self._store = store
+        self._usage = usage
+        self._candidates = candidates
+        self._health = health
+        self._events = events
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """Nothing may have a place without the finalizer, and nothing that is being deleted gets one."""
+        self.pending.discard(key)
+        machine = self._store.get(VIRTUAL_MACHINES, key)
+        if machine is None:
+            return Done()
+        if is_being_deleted(machine):
+            return await self._end(machine)
+        machine = await ensure_finalizer(self._client, self._store, VIRTUAL_MACHINES, machine)
+        if placement_of(machine).get("hypervisor"):
+            return await self._watch_over(machine)
+        self.pending.add(key)
+        return await self._place(machine)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def _end(self, machine: Object) -> Outcome:
+        """Once no host holds anything of the machine: give its Volumes free, then let it go."""
+        if is_off_its_host(machine):
+            await self._give_volumes_free(machine)
+            await release(self._client, self._store, VIRTUAL_MACHINES, machine)
+            return Done()
+        return await self._watch_over(machine)
+
+    async def _give_volumes_free(self, machine: Object) -> None:
+        namespace, uid = machine["metadata"]["namespace"], uid_of(machine)
+        for key, volume in list(self._store.all(VOLUMES).items()):
+            if key.namespace == namespace and claim_of(volume).get("vmUID") == uid:
+                status = placed_volume_status(volume, volume_placement_of(volume), {})
+                written = await self._client.apply_status(VOLUMES, volume, status, field_manager=OPERATOR_FIELD_MANAGER)
+                self._store.put_written(VOLUMES, written)
+
+    # --- a machine that has a place -----------------------------------------------------------------------------------
+
+    async def _watch_over(self, machine: Object) -> Outcome:
+        placement = placement_of(machine)
+        if self._health.is_silent(placement.get("agentName", "")):
+            status = silent_status(machine)
+            owned: tuple[str, ...] = (*OWNED, "powerState")
+            conditions: tuple[str, ...] = (*OWNED_CONDITIONS, "Ready")
+        else:
+            status = placed_status(machine, placement)
+            owned, conditions = OWNED, OWNED_CONDITIONS
+        if differs(machine, status, owned=owned, owned_conditions=conditions):
+            await self._apply(machine, status)
+        return Done()
+
+    # --- a machine without one ----------------------------------------------------------------------------------------
+
+    async def _place(self, machine: Object) -> Outcome:
+        plans = plan_disks(self._store, machine)
+        if isinstance(plans, Blocked):
+            return await self._wait_for_the_world(machine, plans.reason, plans.message)
+        chosen = choose(_request(machine, plans), self._candidates.all())
+        if isinstance(chosen, NoFit):
+            return await self._wait_for_the_world(machine, "NoHypervisorFits", chosen.message)
+        with self._usage.assumed(uid_of(machine), chosen.name, demand_of(machine)):
+            disks = []
+            for plan in plans:
+                volume = await self._prepare_volume(machine, plan, chosen)
+                if volume is None:
+                    return Failed("VolumeNotSeen", f"Volume {plan.volume_name} exists and is not seen yet")
+                disks.append({"name": plan.name, "volumeName": plan.volume_name, "volumeUID": uid_of(volume)})
+            placement: dict[str, Any] = {
+                "hypervisor": chosen.name,
+                "agentName": chosen.agent_name,
+                "token": next_token(machine),
+            }
+            if disks:
+                placement["disks"] = disks
+            await self._apply(machine, placed_status(machine, placement))
+        self.pending.discard(key_of(machine))
+        note = f"placed on {chosen.name}"
+        self._events.record(machine, reason="Placed", action="Placing", note=note)
+        return Done()
+
+    async def _prepare_volume(self, machine: Object, plan: DiskPlan, chosen: Candidate) -> Object | None:
+        """The disk's Volume: made, placed beside the machine, and claimed for it."""
+        volume = plan.volume
+        if volume is None:
+            try:
+                volume = await self._client.create(
+                    VOLUMES, volume_of(machine, plan.spec), field_manager=OPERATOR_FIELD_MANAGER
+                )
+            except AlreadyExists:
+                return None
+            self._store.put(VOLUMES, volume)
+        else:
+            volume = await ensure_finalizer(self._client, self._store, VOLUMES, volume)
+        placement = volume_placement_of(volume)
+        if not placement.get("hypervisor"):
+            placement = first_placement(volume, hypervisor=chosen.name, agent=chosen.agent_name, pool=plan.pool)
+        claim = {"vmName": machine["metadata"]["name"], "vmUID": uid_of(machine)}
+        await apply_placement(self._client, self._store, volume, placement, claim)
+        return volume
+
+    async def _wait_for_the_world(self, machine: Object, reason: str, message: str) -> Outcome:
+        """Say what is missing, unless it may come with the same `kubectl apply`."""
+        if younger_than(machine, FIRST_STATUS_AFTER_S):
+            return Wait(FIRST_STATUS_AFTER_S, reason)
+        status = unplaced_status(machine, reason, message)
+        conditions = ("Placed", "Ready", "Reconciling")
+        if differs(machine, status, owned=("observedGeneration", *OWNED), owned_conditions=conditions):
+            await self._apply(machine, status)
+            self._events.record(machine, reason=reason, action="Placing", note=message, type_="Warning")
+        return Done()
+
+    async def _apply(self, machine: Object, status: Mapping[str, Any]) -> None:
+        written = await self._client.apply_status(
+            VIRTUAL_MACHINES, machine, status, field_manager=OPERATOR_FIELD_MANAGER
+        )
+        self._store.put_written(VIRTUAL_MACHINES, written)
+
+
+def _request(machine: Object, plans: Sequence[DiskPlan]) -> Request:
+    scheduling = machine["spec"].get("scheduling") or {}
+    demand = demand_of(machine)
+    return Request(
+        cores=demand.cores,
+        memory_mib=demand.memory_mib,
+        driver=scheduling.get("driver", ""),
+        hypervisor_name=scheduling.get("hypervisorName", ""),
+        match_labels=(scheduling.get("hypervisorSelector") or {}).get("matchLabels") or {},
+        storage=tuple(plan.need for plan in plans),
+    )

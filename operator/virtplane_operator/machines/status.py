@@ -1,0 +1,81 @@
+"""The operator's part of a machine's status, as pure functions.
+
+`Ready` and `observedGeneration` are the operator's until the agent has taken up the placement, and Ready again, as
+Unknown, while that agent is silent.
+"""
+
+from typing import Any
+
+from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
+from virtplane_api.kube.resources import Object
+from virtplane_api.vocabulary import PowerState
+from virtplane_operator.hypervisors.reconcile import silent_ready
+
+OWNED = ("placement",)
+OWNED_CONDITIONS = ("Placed",)
+
+
+def placement_of(machine: Object) -> dict[str, Any]:
+    """status.placement; empty when there is none."""
+    placement: dict[str, Any] = machine.get("status", {}).get("placement") or {}
+    return placement
+
+
+def next_token(machine: Object) -> int:
+    """The token of a new placement."""
+    return int(placement_of(machine).get("token", 0)) + 1
+
+
+def agent_has_taken_over(machine: Object, placement: dict[str, Any]) -> bool:
+    """Whether the placed agent has spoken for this placement."""
+    host = machine.get("status", {}).get("host") or {}
+    return bool(host) and host.get("token") == placement.get("token")
+
+
+def placed_status(machine: Object, placement: dict[str, Any]) -> dict[str, Any]:
+    """Of a machine that has a place."""
+    before = find(machine, "Placed")
+    # Scheduling is checked when placing only: the condition speaks of the generation of then.
+    generation = machine["metadata"]["generation"]
+    if before is not None and before["status"] == "True" and placement == placement_of(machine):
+        generation = before.get("observedGeneration", generation)
+    conditions = [Condition("Placed", "True", "Placed", f"on {placement['hypervisor']}")]
+    if find(machine, "Ready") is not None and not agent_has_taken_over(machine, placement):
+        # Ours from before, and to be kept until the agent's: without it the machine would look ready to kstatus.
+        message = f"agent {placement['agentName']} has not taken it up yet"
+        conditions.append(Condition("Ready", "False", "Placed", message))
+        return {
+            "placement": placement,
+            "observedGeneration": machine["metadata"]["generation"],
+            "conditions": merged(conditions_of(machine), conditions, generation=generation),
+        }
+    return {"placement": placement, "conditions": merged(conditions_of(machine), conditions, generation=generation)}
+
+
+def silent_status(machine: Object) -> dict[str, Any]:
+    """Of a machine whose agent is silent: what was last seen is no longer claimed."""
+    placement = placement_of(machine)
+    status = placed_status(machine, placement)
+    conditions = [one for one in status["conditions"] if one["type"] != "Ready"]
+    ready = merged(
+        conditions_of(machine),
+        [silent_ready(placement["agentName"])],
+        generation=machine["metadata"]["generation"],
+    )
+    return status | {"powerState": PowerState.UNKNOWN.value, "conditions": conditions + ready}
+
+
+def unplaced_status(machine: Object, reason: str, message: str) -> dict[str, Any]:
+    """Of a machine without a place: why, for people and for programs."""
+    generation = machine["metadata"]["generation"]
+    conditions = [
+        Condition("Placed", "False", reason, message),
+        Condition("Ready", "False", reason, message),
+        Condition("Reconciling", "True", reason, message),
+    ]
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "conditions": merged(conditions_of(machine), conditions, generation=generation),
+    }
+    placement = placement_of(machine)
+    return status | {"placement": placement} if placement else status
