@@ -13,7 +13,10 @@ from virtplane_drivers.attachment import Attachment, FakeAttachment, FileAttachm
 from virtplane_drivers.hypervisor.contract import Facts, HypervisorDriver
 from virtplane_drivers.storage.contract import StorageDriver
 
-HYPERVISOR_DRIVERS = ("qemu", "fake")
+STORAGE_DRIVERS: Mapping[str, tuple[str, ...]] = {"qemu": ("directory",), "fake": ("fake",)}
+"""Hypervisor driver -> the kinds of storage that the agent opens for it."""
+
+HYPERVISOR_DRIVERS = tuple(STORAGE_DRIVERS)
 
 GIVES: Mapping[str, type[Attachment]] = {"directory": FileAttachment, "fake": FakeAttachment}
 """Storage driver -> how its volumes are reached."""
@@ -59,9 +62,8 @@ async def open_endpoints(
         DriverError: one of them cannot work on this host.
     """
     storage: dict[str, StorageDriver] = {}
-    for name in ("directory", "fake"):
-        if name == "directory" or "fake" in drivers:
-            storage[name] = await stack.enter_async_context(_storage(name, folders, allowed_sources))
+    for name in dict.fromkeys(kind for driver in drivers for kind in STORAGE_DRIVERS[driver]):
+        storage[name] = await stack.enter_async_context(_storage(name, folders, allowed_sources))
     hypervisors = {}
     for name in drivers:
         driver = await stack.enter_async_context(_hypervisor(name, folders))

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,9 +75,9 @@ async def _run(options: argparse.Namespace) -> None:
 
 async def _work(client: KubeClient, name: str, endpoints: Endpoints, lease: Lease) -> None:
     keeping = asyncio.create_task(_keep(lease), name="lease")
-    kube_system = await _patiently(lambda: client.get(NAMESPACES, "kube-system"))
+    kube_system = await _patiently(partial(client.get, NAMESPACES, "kube-system"))
     for endpoint in endpoints.hypervisors.values():
-        await _patiently(lambda endpoint=endpoint: register(client, name, endpoint))
+        await _patiently(partial(register, client, name, endpoint))
     agent = Agent(client, name=name, cluster_id=kube_system["metadata"]["uid"], endpoints=endpoints)
     working = asyncio.create_task(agent.run(), name="agent")
     try:

@@ -95,5 +95,3 @@ def _is_passing(status: Mapping[str, Any]) -> bool:
 _PASSING = frozenset(
     {"Starting", "ShuttingDown", "Deleting", "Importing", "Creating", "VolumeNotReady", "Unresponsive"}
 )
-    {"Starting", "ShuttingDown", "Deleting", "Importing", "Creating", "VolumeNotReady", "Unresponsive"}
-)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from virtplane_agent.endpoints import Endpoints
 from virtplane_agent.hypervisors.pools import PoolProbe
@@ -27,7 +27,7 @@ from virtplane_api.kube.resources import (
     Key,
 )
 from virtplane_api.names import AGENT_FIELD_MANAGER
-from virtplane_api.reconcile import ReconcileLoop
+from virtplane_api.reconcile import Outcome, ReconcileLoop
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,11 @@ class Agent:
     def __init__(self, client: KubeClient, *, name: str, cluster_id: str, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
         self._events = EventRecorder(client, controller=AGENT_FIELD_MANAGER, instance=name)
-        self._machines = Placed(client, VIRTUAL_MACHINES, name, lambda uid: self._machine_loop.enqueue(uid))
-        self._volumes = Placed(client, VOLUMES, name, lambda uid: self._volume_loop.enqueue(uid))
+        self._machine_loop = _loop("VirtualMachine", self._machine_pass, concurrency=MACHINES_AT_WORK)
+        self._volume_loop = _loop("Volume", self._volume_pass, concurrency=VOLUMES_AT_WORK)
+        self._hypervisor_loop = _loop("Hypervisor", self._hypervisor_pass, concurrency=2)
+        self._machines = Placed(client, VIRTUAL_MACHINES, name, self._machine_loop.enqueue)
+        self._volumes = Placed(client, VOLUMES, name, self._volume_loop.enqueue)
         self._pools = Informer(client, STORAGE_POOLS, self._pool_changed)
         self._hypervisors = Informer(
             client,
@@ -51,7 +54,7 @@ class Agent:
             lambda key: self._hypervisor_loop.enqueue(key.name),
             field_selector=f"spec.agentName={name}",
         )
-        strays = Strays(client, name, cluster_id, lambda hypervisor: self._hypervisor_loop.enqueue(hypervisor))
+        strays = Strays(client, name, cluster_id, self._hypervisor_loop.enqueue)
         self._machine_reconciler = MachineReconciler(
             cluster_id,
             endpoints,
@@ -67,7 +70,7 @@ class Agent:
                 owned_conditions=machine_fields.OWNED_CONDITIONS,
             ),
         )
-        volumes = VolumeReconciler(
+        self._volume_reconciler = VolumeReconciler(
             endpoints.storage,
             self._volumes,
             self._pools,
@@ -79,21 +82,10 @@ class Agent:
                 owned=volume_fields.OWNED,
                 owned_conditions=volume_fields.OWNED_CONDITIONS,
             ),
-            lambda uid: self._machine_loop.enqueue(uid),
+            self._machine_loop.enqueue,
         )
-        hypervisors = HypervisorReconciler(
+        self._hypervisor_reconciler = HypervisorReconciler(
             client, endpoints, self._hypervisors, PoolProbe(self._pools, endpoints.storage), strays
-        )
-        self._machine_loop = ReconcileLoop(
-            "VirtualMachine",
-            outcome_of("VirtualMachine", self._machine_reconciler.reconcile),
-            concurrency=MACHINES_AT_WORK,
-        )
-        self._volume_loop = ReconcileLoop(
-            "Volume", outcome_of("Volume", volumes.reconcile), concurrency=VOLUMES_AT_WORK
-        )
-        self._hypervisor_loop = ReconcileLoop(
-            "Hypervisor", outcome_of("Hypervisor", hypervisors.reconcile), concurrency=2
         )
 
     async def run(self) -> None:
@@ -117,11 +109,24 @@ class Agent:
                 follow = _follow(storage.events, self._volume_loop.enqueue)
                 tasks.create_task(follow, name=f"events of {kind} storage")
 
+    async def _machine_pass(self, uid: str) -> Outcome:
+        return await self._machine_reconciler.reconcile(uid)
+
+    async def _volume_pass(self, uid: str) -> Outcome:
+        return await self._volume_reconciler.reconcile(uid)
+
+    async def _hypervisor_pass(self, name: str) -> Outcome:
+        return await self._hypervisor_reconciler.reconcile(name)
+
     def _pool_changed(self, _key: Key) -> None:
         for name in self._endpoints.hypervisors:
             self._hypervisor_loop.enqueue(name)
         for volume in self._volumes.all():
             self._volume_loop.enqueue(str(volume["metadata"]["uid"]))
+
+
+def _loop(name: str, reconcile: Callable[[str], Awaitable[Outcome]], *, concurrency: int) -> ReconcileLoop[str]:
+    return ReconcileLoop(name, outcome_of(name, reconcile), concurrency=concurrency)
 
 
 async def _follow(events: Callable[[], AsyncIterator[str]], enqueue: Callable[[str], None]) -> None:
@@ -131,6 +136,6 @@ async def _follow(events: Callable[[], AsyncIterator[str]], enqueue: Callable[[s
             async for uid in events():
                 enqueue(uid)
             _log.error("a driver's event stream ended")
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever a driver raises, the other endpoints go on
             _log.exception("a driver's event stream failed")
         await asyncio.sleep(_EVENTS_AGAIN_S)

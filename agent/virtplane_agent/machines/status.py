@@ -39,6 +39,10 @@ def machine_status(machine: Object, observed: Observed, goal: Goal, hindrance: H
     gone = goal is Goal.ABSENT and not observed.exists
     # Not defined here yet is Stopped for a user: it does not run, and nothing hinders a start.
     power = observed.power or PowerState.STOPPED
+    if gone:
+        conditions = [Condition("Ready", "False", "Removed", "nothing of the machine is left on its host")]
+    else:
+        conditions = _conditions(observed, power, goal, hindrance)
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "host": {
@@ -47,9 +51,7 @@ def machine_status(machine: Object, observed: Observed, goal: Goal, hindrance: H
             "state": "Removed" if gone else "Present",
         },
         "powerState": power.value,
-        "conditions": merged(
-            conditions_of(machine), _conditions(observed, power, goal, hindrance), generation=generation
-        ),
+        "conditions": merged(conditions_of(machine), conditions, generation=generation),
     }
     if power is PowerState.RUNNING and observed.started_at is not None:
         status["startTime"] = timestamp(observed.started_at)

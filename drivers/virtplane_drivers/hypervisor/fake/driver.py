@@ -1,0 +1,156 @@
+"""The driver of a fake host."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_drivers.attachment import FakeAttachment, FileAttachment
+from virtplane_drivers.errors import Refused, Unresponsive
+from virtplane_drivers.hints import Hints
+from virtplane_drivers.hypervisor.contract import ABSENT, Desired, Facts, HypervisorDriver, Observed
+from virtplane_drivers.hypervisor.fake.faults import Faults
+from virtplane_drivers.hypervisor.fake.world import Machine, World
+
+_NAME = "fake"
+
+
+class FakeHypervisor(HypervisorDriver):
+    """A hypervisor without guests. Give it a `world` to keep, or a `state_file` that keeps one over processes."""
+
+    name = _NAME
+
+    def __init__(
+        self,
+        world: World | None = None,
+        *,
+        state_file: Path | None = None,
+        faults: Faults | None = None,
+        cpu_cores: int = 64,
+        memory_mib: int = 256 * 1024,
+    ) -> None:
+        self.world = world if world is not None else World(state_file)
+        self.faults = faults if faults is not None else Faults()
+        self._cpu_cores = cpu_cores
+        self._memory_mib = memory_mib
+        self._hints = Hints()
+        self._shut_downs: dict[str, asyncio.TimerHandle] = {}
+
+    async def __aenter__(self) -> Self:
+        self.world.on_change = self._hint
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.world.on_change = lambda _uid: None
+        for timer in self._shut_downs.values():
+            timer.cancel()
+
+    async def probe(self) -> Facts:
+        """As large as it was made."""
+        return Facts(
+            version="1.0",
+            cpu_cores=self._cpu_cores,
+            memory_mib=self._memory_mib,
+            allocatable_memory_mib=self._memory_mib,
+            attachments=frozenset({FakeAttachment, FileAttachment}),
+            capabilities=frozenset({"SerialConsole", "ShutDown"}),
+            missing={"HardwareAcceleration": "a fake hypervisor runs nothing"},
+        )
+
+    async def inventory(self) -> tuple[str, ...]:
+        """UIDs of all machines."""
+        return tuple(self.world.machines)
+
+    async def observe(self, uid: str) -> Observed:
+        """The machine as it is now."""
+        machine = self.world.machines.get(uid)
+        if machine is None:
+            return ABSENT
+        return Observed(
+            power=PowerState.UNKNOWN if machine.hangs else machine.power,
+            owner=machine.owner,
+            namespace=machine.namespace,
+            name=machine.name,
+            effective=machine.running or machine.defined,
+            started_at=machine.started_at,
+            shut_down_asked_at=machine.shut_down_asked_at,
+            last_exit=machine.last_exit,
+            message="the fake machine was told to hang" if machine.hangs else "",
+        )
+
+    async def define(self, desired: Desired) -> None:
+        """Make `desired` what the next start uses."""
+        self.faults.meet("define", desired.uid)
+        self.world.define(desired)
+
+    async def start(self, uid: str) -> None:
+        """Run the machine, after `faults.start_s`."""
+        self.faults.meet("start", uid)
+        self._known(uid)
+        if self.faults.start_s:
+            await asyncio.sleep(self.faults.start_s)
+        if self._known(uid).running is None:
+            self.world.run(uid)
+
+    async def power_off(self, uid: str) -> None:
+        """End the run at once."""
+        self.faults.meet("power_off", uid)
+        self._forget_shut_down(uid)
+        machine = self.world.machines.get(uid)
+        asked = machine is not None and machine.shut_down_asked_at is not None
+        self.world.end(uid, ExitReason.POWERED_OFF, "its grace period was over" if asked else "")
+
+    async def shut_down(self, uid: str) -> None:
+        """Ask the guest; it ends after `faults.shut_down_s`."""
+        self.faults.meet("shut_down", uid)
+        machine = self._known(uid)
+        if machine.hangs:
+            raise Unresponsive("the fake machine was told to hang")
+        if machine.running is None:
+            return
+        if machine.shut_down_asked_at is None:
+            machine.shut_down_asked_at = datetime.now(UTC)
+        delay_s = self.faults.shut_down_s
+        if delay_s is not None and uid not in self._shut_downs:
+            loop = asyncio.get_running_loop()
+            self._shut_downs[uid] = loop.call_later(delay_s, self._shuts_down, uid)
+
+    async def destroy(self, uid: str) -> None:
+        """Forget the machine."""
+        self.faults.meet("destroy", uid)
+        self._forget_shut_down(uid)
+        if self.world.machines.pop(uid, None) is not None:
+            self.world.save()
+
+    def events(self) -> AsyncIterator[str]:
+        """UIDs of machines that changed by themselves."""
+        return aiter(self._hints)
+
+    async def serial_log(self, uid: str, max_bytes: int) -> bytes:
+        """What the guest would have printed."""
+        machine = self.world.machines.get(uid)
+        return machine.serial[-max_bytes:] if machine is not None else b""
+
+    def _known(self, uid: str) -> Machine:
+        machine = self.world.machines.get(uid)
+        if machine is None:
+            raise Refused(f"machine {uid} is not defined", reason="NotDefined")
+        return machine
+
+    def _shuts_down(self, uid: str) -> None:
+        self._shut_downs.pop(uid, None)
+        self.world.end(uid, ExitReason.STOPPED)
+
+    def _forget_shut_down(self, uid: str) -> None:
+        timer = self._shut_downs.pop(uid, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _hint(self, uid: str) -> None:
+        if not self.faults.lose_hints:
+            self._hints.add(uid)

@@ -1,0 +1,161 @@
+"""The machines of a fake host, and what happens to them without their driver."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Effective, Exit, Owner
+
+MACHINE_TYPE = "fake-1"
+ACCELERATOR = "none"
+_MAX_SERIAL_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Machine:
+    """One machine: its definition, and its run while there is one."""
+
+    namespace: str
+    name: str
+    owner: Owner
+    defined: Effective
+    running: Effective | None = None
+    started_at: datetime | None = None
+    shut_down_asked_at: datetime | None = None
+    last_exit: Exit | None = None
+    hangs: bool = False
+    paused: bool = False
+    serial: bytes = b""
+
+    @property
+    def power(self) -> PowerState:
+        """As a driver that gets answers sees it."""
+        if self.running is None:
+            return PowerState.STOPPED
+        return PowerState.PAUSED if self.paused else PowerState.RUNNING
+
+
+class World:
+    """A host. With a `state_file` it outlives the process, as a real host's guests do."""
+
+    def __init__(self, state_file: Path | None = None) -> None:
+        self.machines: dict[str, Machine] = {}
+        self.on_change: Callable[[str], None] = lambda _uid: None
+        self._state_file = state_file
+        if state_file is not None and state_file.exists():
+            self.machines = {uid: _read(row) for uid, row in json.loads(state_file.read_text()).items()}
+
+    def changed(self, uid: str) -> None:
+        """Make the change durable, and tell the driver that is open."""
+        self.save()
+        self.on_change(uid)
+
+    def save(self) -> None:
+        """Write the state file, whole."""
+        if self._state_file is None:
+            return
+        rows = {uid: _row(machine) for uid, machine in self.machines.items()}
+        fresh = self._state_file.with_suffix(".new")
+        fresh.write_text(json.dumps(rows))
+        fresh.replace(self._state_file)
+
+    def define(self, desired: Desired) -> None:
+        """Make `desired` what the next start uses."""
+        pinned, old = desired.pinned, self.machines.get(desired.uid)
+        model = pinned.cpu_model or "fake" if desired.cpu.model == "Host" else desired.cpu.model
+        machine_type = old.defined.machine_type if old is not None else pinned.machine_type
+        defined = Effective(
+            cpu=Cpu(desired.cpu.cores, model),
+            memory_mib=desired.memory_mib,
+            machine_type=machine_type or MACHINE_TYPE,
+            accelerator=ACCELERATOR,
+        )
+        if old is None:
+            self.machines[desired.uid] = Machine(desired.namespace, desired.name, desired.owner, defined)
+        else:
+            old.owner, old.defined = desired.owner, defined
+        self.save()
+
+    def run(self, uid: str) -> None:
+        """Start the defined machine."""
+        machine = self.machines[uid]
+        machine.running, machine.started_at = machine.defined, datetime.now(UTC)
+        machine.shut_down_asked_at = None
+        machine.serial = (machine.serial + b"fake guest: up\n")[-_MAX_SERIAL_BYTES:]
+        self.save()
+
+    def end(self, uid: str, reason: ExitReason, message: str = "") -> None:
+        """The run ends, for whatever reason."""
+        machine = self.machines.get(uid)
+        if machine is None or machine.running is None:
+            return
+        machine.running = machine.started_at = machine.shut_down_asked_at = None
+        machine.paused = machine.hangs = False
+        machine.last_exit = Exit(reason, datetime.now(UTC), message)
+        self.changed(uid)
+
+    # --- acts of guests and of fate -----------------------------------------------------------------------------------
+
+    def guest_shuts_down(self, uid: str) -> None:
+        """The guest powers itself off."""
+        self.end(uid, ExitReason.GUEST_SHUTDOWN, "the guest shut itself down")
+
+    def crash(self, uid: str) -> None:
+        """The machine dies."""
+        self.end(uid, ExitReason.CRASHED, "ended by signal 9")
+
+    def hang(self, uid: str) -> None:
+        """The machine does not answer, until `recover`."""
+        self.machines[uid].hangs = True
+        self.changed(uid)
+
+    def recover(self, uid: str) -> None:
+        """The machine answers again."""
+        self.machines[uid].hangs = False
+        self.changed(uid)
+
+    def pause(self, uid: str) -> None:
+        """Somebody pauses the machine."""
+        self.machines[uid].paused = True
+        self.changed(uid)
+
+
+def _row(machine: Machine) -> dict[str, Any]:
+    return {
+        "namespace": machine.namespace,
+        "name": machine.name,
+        "cluster_id": machine.owner.cluster_id,
+        "token": machine.owner.token,
+        "defined": _effective_row(machine.defined),
+        "running": _effective_row(machine.running) if machine.running is not None else None,
+        "started_at": machine.started_at.isoformat() if machine.started_at else None,
+        "last_exit": [machine.last_exit.reason, machine.last_exit.time.isoformat(), machine.last_exit.message]
+        if machine.last_exit
+        else None,
+    }
+
+
+def _read(row: dict[str, Any]) -> Machine:
+    last = row["last_exit"]
+    return Machine(
+        namespace=row["namespace"],
+        name=row["name"],
+        owner=Owner(row["cluster_id"], row["token"]),
+        defined=_effective(row["defined"]),
+        running=_effective(row["running"]) if row["running"] else None,
+        started_at=datetime.fromisoformat(row["started_at"]) if row["started_at"] else None,
+        last_exit=Exit(ExitReason(last[0]), datetime.fromisoformat(last[1]), last[2]) if last else None,
+    )
+
+
+def _effective_row(effective: Effective) -> list[Any]:
+    return [effective.cpu.cores, effective.cpu.model, effective.memory_mib, effective.machine_type]
+
+
+def _effective(row: list[Any]) -> Effective:
+    cores, model, memory_mib, machine_type = row
+    return Effective(Cpu(cores, model), memory_mib, machine_type, ACCELERATOR)

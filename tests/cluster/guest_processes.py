@@ -1,0 +1,49 @@
+"""Guests' processes, found by what they have open or were told: the ground truth beside what the resources say."""
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def guest_processes(folder: Path) -> list[int]:
+    """Pids of QEMU processes whose command line names something below `folder`."""
+    return sorted(pid for pid, words in _command_lines() if _is_qemu(words) and str(folder) in " ".join(words))
+
+
+def end_guests(folder: Path) -> None:
+    """Kill what `guest_processes` finds, by pidfd, and wait until it is gone."""
+    for pid in guest_processes(folder):
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if pid in guest_processes(folder):  # still the same process, now that it is held
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                _wait(descriptor)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _wait(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(10_000)
+
+
+def _command_lines() -> Iterator[tuple[int, list[str]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            yield int(entry.name), words
+
+
+def _is_qemu(words: list[str]) -> bool:
+    return "qemu" in Path(words[0]).name

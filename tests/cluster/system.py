@@ -1,0 +1,101 @@
+"""Virtplane itself on a control plane: operator and agents as processes, with credentials of their own.
+
+    with System(control_plane) as system:
+        system.start_operator()
+        system.start_agent("host-a", ["fake"])
+
+Guests are not children of the agent's supervisor: `close` ends those whose records lie in the system's own folders.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+from tests.cluster.guest_processes import end_guests
+from tests.cluster.supervisor import Supervisor
+
+SYSTEM_NAMESPACE = "virtplane-system"
+OPERATOR = "operator"
+
+
+class Credentials(Protocol):
+    """Where the parts' identities come from."""
+
+    def operator_kubeconfig(self) -> Path:
+        """Of the operator's ServiceAccount."""
+        ...
+
+    def agent_kubeconfig(self, name: str) -> Path:
+        """Of the user virtplane:agent:<name>, group virtplane:agents."""
+        ...
+
+
+class System:
+    """The processes of one Virtplane; also a context manager. `close` is idempotent."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._supervisor = Supervisor(prefix="virtplane-")
+        self.pids: dict[str, int] = {}
+
+    @property
+    def directory(self) -> Path:
+        """Logs, and the agents' folders; removed by `close`."""
+        return self._supervisor.directory
+
+    def state_folder(self, agent: str) -> Path:
+        """Of an agent; kept over its restarts."""
+        return self.directory / agent / "state"
+
+    def runtime_folder(self, agent: str) -> Path:
+        """Of an agent; kept over its restarts."""
+        return self.directory / agent / "run"
+
+    def start_operator(self, *more: str) -> int:
+        """Starts the operator; returns its pid."""
+        argv = ["-m", "virtplane_operator.main", "--kubeconfig", str(self._credentials.operator_kubeconfig()), *more]
+        return self._start(OPERATOR, argv)
+
+    def start_agent(self, name: str, drivers: Sequence[str], *more: str) -> int:
+        """Starts an agent, again with the same folders; returns its pid."""
+        argv = ["-m", "virtplane_agent.main", "--name", name, "--drivers", ",".join(drivers)]
+        argv += ["--kubeconfig", str(self._credentials.agent_kubeconfig(name))]
+        argv += ["--state-dir", str(self.state_folder(name)), "--runtime-dir", str(self.runtime_folder(name))]
+        return self._start(name, [*argv, *more])
+
+    def stop(self, part: str, grace_s: float = 10.0) -> int | None:
+        """SIGTERM and wait, or with no grace SIGKILL; returns the exit code."""
+        self.pids.pop(part, None)
+        return self._supervisor.stop(part, grace_s)
+
+    def exit_code(self, part: str) -> int | None:
+        """Of a part that ended by itself; None while it runs."""
+        return self._supervisor.exit_code(part)
+
+    def log(self, part: str) -> str:
+        """All that a part has printed."""
+        path = self.directory / f"{part}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def close(self) -> None:
+        """Ends the parts, then their guests, and removes everything."""
+        for part in list(self.pids):
+            self.stop(part, grace_s=5.0)
+        end_guests(self.directory)
+        self._supervisor.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _start(self, name: str, argv: Sequence[str]) -> int:
+        env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.directory), "PYTHONUNBUFFERED": "1"}
+        pid = self._supervisor.start(name, [sys.executable, *argv], self.directory / f"{name}.log", env)
+        self.pids[name] = pid
+        return pid
