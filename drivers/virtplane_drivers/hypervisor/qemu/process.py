@@ -1,0 +1,140 @@
+"""A machine's process: started so that it outlives us, known by more than its pid, ended only by a pidfd.
+
+A pid alone may be another process by now. What a pidfd was opened for, and then still had the recorded start time, is
+the one that was meant.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """One process of one boot of the host."""
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+    """Clock ticks from boot to its start, /proc/PID/stat field 22."""
+
+
+class GuestProcess:
+    """A living process that we hold a pidfd of."""
+
+    def __init__(self, identity: ProcessIdentity, pidfd: int, child: "subprocess.Popen[bytes] | None" = None) -> None:
+        self.identity = identity
+        self.dead = asyncio.Event()
+        self.exit_status: int | None = None
+        """Of a child of ours that ended: -N for signal N. None: unknown."""
+        self._pidfd = pidfd
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pidfd, self._died)
+
+    @property
+    def is_alive(self) -> bool:
+        """Until the kernel says it ended."""
+        return not self.dead.is_set()
+
+    def kill(self) -> None:
+        """SIGKILL, to exactly this process."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.is_alive:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Whether it ended within the time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.dead.wait()
+        return not self.is_alive
+
+    def let_go(self) -> None:
+        """Stop watching; it runs on. May be called again."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+            if self._child is not None and self._child.returncode is None:
+                # It is to outlive us: Popen would warn of a child that was not waited for.
+                self._child.returncode = 0
+
+    def _died(self) -> None:
+        if self._child is not None:
+            self.exit_status = self._child.poll()
+        self.dead.set()
+        self.let_go()
+
+
+def spawn(argv: Sequence[str], *, output: Path, pass_fds: Sequence[int]) -> "subprocess.Popen[bytes]":
+    """Start a process in a session of its own: no signal of our terminal or group reaches it.
+
+    Raises:
+        OSError: the program cannot be executed.
+    """
+    with output.open("wb") as log:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            cwd="/",
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C"},
+        )
+
+
+def watch_child(child: "subprocess.Popen[bytes]") -> GuestProcess:
+    """Hold a process that `spawn` just started. A child's pid is its own until we wait for it."""
+    identity = ProcessIdentity(boot_id(), child.pid, start_ticks(child.pid) or 0)
+    return GuestProcess(identity, os.pidfd_open(child.pid), child)
+
+
+def find(identity: ProcessIdentity) -> GuestProcess | None:
+    """The process, if it is alive: same boot, same pid, same start."""
+    if identity.boot_id != boot_id():
+        return None
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    # In this order: what the pidfd holds cannot be replaced after the look at its start time.
+    if start_ticks(identity.pid) != identity.start_ticks:
+        os.close(pidfd)
+        return None
+    return GuestProcess(identity, pidfd)
+
+
+def boot_id() -> str:
+    """Of the running kernel; another one after each boot."""
+    return _BOOT_ID.read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started; None when there is none, or only a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name, in brackets, may hold anything, brackets and blanks too.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def command_lines() -> dict[int, list[str]]:
+    """Command line of every process that can be read."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    return found

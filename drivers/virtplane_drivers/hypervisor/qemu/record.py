@@ -1,0 +1,165 @@
+"""The run record: one small file per machine, from which a driver that was killed at any point knows what is going on.
+
+`intent` is made durable before the act it names. A process that is gone is then understood: it was to stop, the host
+was rebooted, or it died.
+"""
+
+import dataclasses
+import enum
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from virtplane_api.vocabulary import DiskFormat, DiskType, ExitReason
+from virtplane_drivers.hypervisor.contract import Exit, Owner
+from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
+
+_log = logging.getLogger(__name__)
+
+FORMAT = 1
+_FILE = "record.json"
+
+
+class Intent(enum.StrEnum):
+    """What is being done with the machine, or was last done."""
+
+    STOPPED = "Stopped"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    POWERING_OFF = "PoweringOff"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one machine."""
+
+    uid: str
+    namespace: str
+    name: str
+    owner: Owner
+    intent: Intent = Intent.STOPPED
+    definition: Definition | None = None
+    """What the next start uses. None: the record was lost, and this one was read off the running process."""
+    running: Definition | None = None
+    """What the present run was started with."""
+    incarnation: str = ""
+    """Of the present run, or of the last one."""
+    process: ProcessIdentity | None = None
+    started_at: datetime | None = None
+    shut_down_asked_at: datetime | None = None
+    last_exit: Exit | None = None
+
+
+class TornRecord(Exception):
+    """The file holds no record that this version can read."""
+
+
+class Records:
+    """The records of one state folder, `<folder>/<uid>/record.json`; beside them each machine's logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def machine_folder(self, uid: str) -> Path:
+        """Everything of one machine."""
+        return self.folder / uid
+
+    def uids(self) -> list[str]:
+        """All machines that have a folder."""
+        if not self.folder.exists():
+            return []
+        return sorted(entry.name for entry in self.folder.iterdir() if entry.is_dir())
+
+    def read(self, uid: str) -> Record | None:
+        """The machine's record, None when it has none. A torn one is moved aside.
+
+        Raises:
+            TornRecord: it was moved to `record.torn`.
+        """
+        path = self.machine_folder(uid) / _FILE
+        try:
+            return _from_json(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            path.rename(path.with_name("record.torn"))
+            raise TornRecord(f"{path}: {error!r}") from error
+
+    def write(self, record: Record) -> None:
+        """Durable when it returns: the file, and its name."""
+        folder = self.machine_folder(record.uid)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = folder / f"{_FILE}.new"
+        with fresh.open("wb") as file:
+            file.write(json.dumps(_to_json(record), indent=1).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(folder / _FILE)
+        _sync_folder(folder)
+
+    def remove(self, uid: str) -> None:
+        """The record first, so that a crash in between leaves files without a machine, never a machine without."""
+        folder = self.machine_folder(uid)
+        (folder / _FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _to_json(record: Record) -> dict[str, Any]:
+    values = dataclasses.asdict(record)
+    for name in ("started_at", "shut_down_asked_at"):
+        values[name] = values[name].isoformat() if values[name] else None
+    if record.last_exit is not None:
+        values["last_exit"]["time"] = record.last_exit.time.isoformat()
+    return {"format": FORMAT, **values}
+
+
+def _from_json(values: dict[str, Any]) -> Record:
+    if values["format"] != FORMAT:
+        raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
+    last_exit, process = values["last_exit"], values["process"]
+    return Record(
+        uid=values["uid"],
+        namespace=values["namespace"],
+        name=values["name"],
+        owner=Owner(**values["owner"]),
+        intent=Intent(values["intent"]),
+        definition=_definition(values["definition"]),
+        running=_definition(values["running"]),
+        incarnation=values["incarnation"],
+        process=ProcessIdentity(**process) if process else None,
+        started_at=_time(values["started_at"]),
+        shut_down_asked_at=_time(values["shut_down_asked_at"]),
+        last_exit=Exit(
+            ExitReason(last_exit["reason"]), datetime.fromisoformat(last_exit["time"]), last_exit["message"]
+        )
+        if last_exit
+        else None,
+    )
+
+
+def _definition(values: dict[str, Any] | None) -> Definition | None:
+    if values is None:
+        return None
+    disks = tuple(
+        DiskDefinition(**{**disk, "format": DiskFormat(disk["format"]), "type": DiskType(disk["type"])})
+        for disk in values["disks"]
+    )
+    return Definition(**{**values, "disks": disks})
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
