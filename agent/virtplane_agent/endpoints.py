@@ -23,13 +23,16 @@ GIVES: Mapping[str, type[Attachment]] = {"directory": FileAttachment, "fake": Fa
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
-    """Where drivers keep what they need."""
+class Settings:
+    """What the agent's flags say to its drivers."""
 
-    state: Path
+    state_folder: Path
     """Durable, over reboots of the host."""
-    runtime: Path
-    """Sockets; emptied by a reboot. A short path: socket addresses hold 107 bytes."""
+    runtime_folder: Path
+    """Sockets; emptied by a reboot."""
+    allowed_sources: tuple[str, ...] = ()
+    """`host:port` of web servers that images may come from although their address is the host's own."""
+    qemu_accelerator: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Endpoints:
 
 
 async def open_endpoints(
-    stack: AsyncExitStack, agent_name: str, drivers: Sequence[str], folders: Folders, allowed_sources: Sequence[str]
+    stack: AsyncExitStack, agent_name: str, drivers: Sequence[str], settings: Settings
 ) -> Endpoints:
     """Enter the drivers; the stack leaves them.
 
@@ -63,10 +66,10 @@ async def open_endpoints(
     """
     storage: dict[str, StorageDriver] = {}
     for name in dict.fromkeys(kind for driver in drivers for kind in STORAGE_DRIVERS[driver]):
-        storage[name] = await stack.enter_async_context(_storage(name, folders, allowed_sources))
+        storage[name] = await stack.enter_async_context(_storage(name, settings))
     hypervisors = {}
     for name in drivers:
-        driver = await stack.enter_async_context(_hypervisor(name, folders))
+        driver = await stack.enter_async_context(_hypervisor(name, settings))
         facts = await driver.probe()
         pool_types = tuple(sorted(kind for kind in storage if GIVES[kind] in facts.attachments))
         endpoint = Endpoint(local_hypervisor_name(agent_name, name), driver, facts, pool_types)
@@ -74,29 +77,33 @@ async def open_endpoints(
     return Endpoints(hypervisors, storage)
 
 
-def _hypervisor(name: str, folders: Folders) -> HypervisorDriver:
+def _hypervisor(name: str, settings: Settings) -> HypervisorDriver:
     match name:
         case "qemu":
             from virtplane_drivers.hypervisor.qemu.driver import QemuDriver  # noqa: PLC0415
 
-            return QemuDriver(folders.state / "qemu", folders.runtime)
+            return QemuDriver(
+                settings.state_folder / "qemu", settings.runtime_folder, accelerator=settings.qemu_accelerator
+            )
         case "fake":
             from virtplane_drivers.hypervisor.fake import FakeHypervisor  # noqa: PLC0415
 
-            return FakeHypervisor(state_file=folders.state / "fake-machines.json")
+            return FakeHypervisor(state_file=settings.state_folder / "fake-machines.json")
         case _:
             raise ValueError(f"no hypervisor driver {name!r}: there are {', '.join(HYPERVISOR_DRIVERS)}")
 
 
-def _storage(name: str, folders: Folders, allowed_sources: Sequence[str]) -> StorageDriver:
+def _storage(name: str, settings: Settings) -> StorageDriver:
     match name:
         case "directory":
             from virtplane_drivers.storage.directory import DirectoryStorage  # noqa: PLC0415
 
-            return DirectoryStorage(cache_folder=folders.state / "images", allowed_sources=allowed_sources)
+            return DirectoryStorage(
+                cache_folder=settings.state_folder / "images", allowed_sources=settings.allowed_sources
+            )
         case "fake":
             from virtplane_drivers.storage.fake import FakeStorage  # noqa: PLC0415
 
-            return FakeStorage(state_file=folders.state / "fake-volumes.json")
+            return FakeStorage(state_file=settings.state_folder / "fake-volumes.json")
         case _:
             raise ValueError(f"no storage driver {name!r}")

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from kubernetes.aio.config import ConfigException
 
-from virtplane_agent.endpoints import HYPERVISOR_DRIVERS, Endpoints, Folders, open_endpoints
+from virtplane_agent.endpoints import HYPERVISOR_DRIVERS, Endpoints, Settings, open_endpoints
 from virtplane_agent.hypervisors.reconcile import NameTaken, register
 from virtplane_agent.runtime import Agent
 from virtplane_agent.state_folder import StateFolderInUse, state_folder
@@ -68,8 +68,13 @@ async def _run(options: argparse.Namespace) -> None:
         # Of two agents of one name the later one must not touch what the first one runs.
         await lease.acquire(wait=False)
         stack.push_async_callback(lease.release)
-        folders = Folders(state=options.state_dir, runtime=options.runtime_dir)
-        endpoints = await open_endpoints(stack, options.name, options.drivers, folders, options.allow_source)
+        settings = Settings(
+            state_folder=options.state_dir,
+            runtime_folder=options.runtime_dir,
+            allowed_sources=tuple(options.allow_source),
+            qemu_accelerator=options.qemu_accelerator,
+        )
+        endpoints = await open_endpoints(stack, options.name, options.drivers, settings)
         await _work(client, options.name, endpoints, lease)
 
 
@@ -184,6 +189,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="HOST:PORT",
         help="images may come from here although the address is loopback or link-local; may be repeated",
+    )
+    parser.add_argument(
+        "--qemu-accelerator",
+        choices=["auto", "kvm", "tcg"],
+        default="auto",
+        help="auto: KVM where a guest really runs under it, else emulation (default: %(default)s)",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"

@@ -94,9 +94,7 @@ def _disks(desired: tuple[Disk, ...], previous: tuple[DiskDefinition, ...]) -> t
             free = (number for number in range(limits[disk.type]) if (disk.type, number) not in taken)
             port = next(free, None)
         if port is None:
-            raise Refused(
-                f"disk {disk.name}: at most {limits[disk.type]} of type {disk.type}", reason="TooManyDisks"
-            )
+            raise Refused(f"disk {disk.name}: at most {limits[disk.type]} of type {disk.type}", reason="TooManyDisks")
         taken.add((disk.type, port))
         disks.append(
             DiskDefinition(disk.name, str(attachment.path), attachment.format, disk.type, disk.boot_order, port)

@@ -68,8 +68,12 @@ class GuestProcess:
                 self._child.returncode = 0
 
     def _died(self) -> None:
-        if self._child is not None:
-            self.exit_status = self._child.poll()
+        # Also one that an earlier driver of this very process started; never waited for, it would stay a zombie.
+        with contextlib.suppress(ChildProcessError):
+            _pid, status = os.waitpid(self.identity.pid, os.WNOHANG)
+            self.exit_status = os.waitstatus_to_exitcode(status)
+            if self._child is not None:
+                self._child.returncode = self.exit_status
         self.dead.set()
         self.let_go()
 

@@ -143,9 +143,7 @@ def _from_json(values: dict[str, Any]) -> Record:
         process=ProcessIdentity(**process) if process else None,
         started_at=_time(values["started_at"]),
         shut_down_asked_at=_time(values["shut_down_asked_at"]),
-        last_exit=Exit(
-            ExitReason(last_exit["reason"]), datetime.fromisoformat(last_exit["time"]), last_exit["message"]
-        )
+        last_exit=Exit(ExitReason(last_exit["reason"]), datetime.fromisoformat(last_exit["time"]), last_exit["message"])
         if last_exit
         else None,
     )

@@ -1,0 +1,120 @@
+"""What this host's QEMU is: its version, its newest machine type, whether hardware runs its guests."""
+
+import asyncio
+import contextlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.hypervisor.qemu.argv import QEMU
+
+_PROBE_TIMEOUT_S = 5.0
+_MIB = 1 << 20
+_KVM = Path("/dev/kvm")
+
+_PROBE_PORT = 0xF4
+_PROBE_SECTOR = bytes.fromhex("b010e6f4f4").ljust(510, b"\0") + b"\x55\xaa"
+"""mov $0x10, %al; out %al, $0xf4; hlt: what isa-debug-exit turns into exit status 2 * 0x10 + 1."""
+_PROBE_STATUS = 33
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Facts that hold until the agent ends."""
+
+    version: str
+    newest_machine_type: str
+    accelerator: str
+    no_acceleration_because: str = ""
+
+
+async def look(accelerator: str) -> Host:
+    """Ask QEMU; with `auto` also whether KVM really runs a guest here, by running one.
+
+    Raises:
+        Unavailable: there is no QEMU, or not the accelerator that was asked for.
+    """
+    version = _match(r"version (\S+)", await _run(QEMU, "-version"))
+    machine_type = _match(r"^q35 .*\(alias of (\S+)\)", await _run(QEMU, "-machine", "help"))
+    why_not = "" if accelerator == "tcg" else await _why_no_kvm()
+    if accelerator == "kvm" and why_not:
+        raise Unavailable(why_not, reason="NoHardwareAcceleration")
+    if accelerator == "tcg":
+        return Host(version, machine_type, "tcg", "the agent was told to use emulation (--qemu-accelerator tcg)")
+    return Host(version, machine_type, "tcg" if why_not else "kvm", why_not)
+
+
+def memory_mib() -> int:
+    """Of the host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
+
+
+def kept_for_host_mib(total_mib: int) -> int:
+    """What guests do not get: a tenth, at least 512 MiB, at most 8 GiB."""
+    return min(8192, max(512, total_mib // 10))
+
+
+async def _why_no_kvm() -> str:
+    if why := _why_kvm_does_not_open():
+        return why
+    # A nested, software KVM opens and still does not run guests: only a guest that ran is a proof.
+    with tempfile.NamedTemporaryFile(prefix="virtplane-kvm-", suffix=".img") as image:
+        image.write(_PROBE_SECTOR.ljust(64 * 1024, b"\0"))
+        image.flush()
+        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "kvm"]
+        argv += ["-cpu", "host", "-m", "16M", "-drive", f"file={image.name},format=raw,if=ide,read-only=on"]
+        argv += ["-device", f"isa-debug-exit,iobase={_PROBE_PORT:#x},iosize=1"]
+        try:
+            status, output = await _execute(*argv)
+        except TimeoutError:
+            return f"{_KVM} opens, but a guest does not run under it within {_PROBE_TIMEOUT_S:g} s"
+    if status != _PROBE_STATUS:
+        return f"{_KVM} opens, but a guest does not run under it: {output.strip()[-300:] or f'status {status}'}"
+    return ""
+
+
+def _why_kvm_does_not_open() -> str:
+    if not _KVM.exists():
+        return f"{_KVM}: no such device; enable virtualization in the firmware, or nested virtualization outside"
+    if not os.access(_KVM, os.R_OK | os.W_OK):
+        return f"{_KVM}: permission denied; add the agent's user to the group kvm"
+    return ""
+
+
+async def _run(*argv: str) -> str:
+    try:
+        status, output = await _execute(*argv)
+    except (OSError, TimeoutError) as error:
+        message = f"{argv[0]} does not run: {error!r}; install it, e.g. apt-get install qemu-system-x86"
+        raise Unavailable(message, reason="NoQemu") from error
+    if status != 0:
+        raise Unavailable(f"{' '.join(argv)}: {output.strip()[-300:]}", reason="NoQemu")
+    return output
+
+
+async def _execute(*argv: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    return process.returncode or 0, output.decode(errors="replace")
+
+
+def _match(pattern: str, text: str) -> str:
+    match = re.search(pattern, text, re.MULTILINE)
+    if match is None:
+        raise Unavailable(f"QEMU says nothing like {pattern!r}: {text[:200]}", reason="NoQemu")
+    return match[1].rstrip(",")
