@@ -17,6 +17,10 @@ UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
 """Debian 12 does not compress modules, Debian 13 by xz, Ubuntu by zstd. busybox's insmod takes plain ones."""
 
 
+class ModuleError(Exception):
+    """A kernel has no such module; the message is for people."""
+
+
 class Archive:
     """Collects entries of an initramfs in memory, owned by root, of the year 1970: equal input, equal bytes."""
 
@@ -86,7 +90,7 @@ def modules_in_load_order(tree: Path, wanted: Iterable[str]) -> dict[str, bytes]
     `tree` is /lib/modules/VERSION as packages have it, without depmod's files: dependencies come from the modules.
 
     Raises:
-        LookupError: the kernel has no such module.
+        ModuleError: the kernel has no such module.
     """
     built_in = {_name(Path(line)) for line in (tree / "modules.builtin").read_text().splitlines()}
     paths = {_name(path): path for path in tree.rglob("*.ko*")}
@@ -96,7 +100,7 @@ def modules_in_load_order(tree: Path, wanted: Iterable[str]) -> dict[str, bytes]
         if name in loaded or name in built_in:
             return
         if name not in paths:
-            raise LookupError(f"the kernel in {tree} has no module {name}")
+            raise ModuleError(f"the kernel in {tree} has no module {name}")
         content = UNPACK[paths[name].suffix](paths[name].read_bytes())
         for dependency in _depends(content):
             load(dependency)

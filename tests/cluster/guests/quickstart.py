@@ -95,7 +95,7 @@ def quickstart_image(progress: Report | None = None) -> Path:
             report("updating apt's package lists")
             debian_packages.update_lists()
             return _image_of(_ingredients(), report)
-    except (PackageError, LookupError) as failure:
+    except (PackageError, initramfs.ModuleError) as failure:
         raise ImageError(str(failure)) from failure
 
 
@@ -179,9 +179,10 @@ def _build(packages: list[Package], scratch: Path, report: Report) -> Path:
 
 
 def _initramfs(unpacked: Path) -> bytes:
-    (tree,) = (unpacked / "lib/modules").iterdir()
+    # Debian 13's packages no longer use the links from /bin and /lib to /usr.
+    (tree,) = (*unpacked.glob("lib/modules/*"), *unpacked.glob("usr/lib/modules/*"))
+    (busybox,) = (*unpacked.glob("bin/busybox"), *unpacked.glob("usr/bin/busybox"))
     modules = initramfs.modules_in_load_order(tree, MODULES)
-    busybox = next(path for path in (unpacked / "bin/busybox", unpacked / "usr/bin/busybox") if path.exists())
     archive = initramfs.Archive()
     for folder in ("proc", "sys", "run", "tmp"):
         archive.folder(folder)

@@ -4,7 +4,7 @@
 
     <pool>/<uid>.qcow2 | <uid>.raw      a made volume, mode 0600
     <pool>/.<uid>.<token>.partial       a volume that a job is making
-    <pool>/.<uid>.<token>.lock          held by that job (flock): one that nobody holds belonged to a job that was killed
+    <pool>/.<uid>.<token>.lock          held by that job (flock); one that nobody holds: a job was killed
 
 Several agents may share the folder. Each job has a token of its own, and a volume gets its name by `link`, which never
 replaces: of two jobs for one volume the first to end makes it, and a job whose partial file was deleted ends with

@@ -1,0 +1,103 @@
+"""The making of a volume, beside everything else: one task each, seen through `observe`."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from virtplane_drivers.storage.contract import Blank, DesiredVolume, Failure, HttpImage
+from virtplane_drivers.storage.directory.cache import ImageCache
+from virtplane_drivers.storage.directory.convert import convert, inspect, make_blank
+from virtplane_drivers.storage.directory.failures import VolumeFailed, from_os_error
+from virtplane_drivers.storage.directory.layout import WorkFile, begin_work
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""A pool's and a volume's UID."""
+
+_DOWNLOADED_PERCENT = 80
+"""Of a whole import; the rest is the conversion."""
+
+
+class Jobs:
+    """Tasks that make volumes, and how those that failed ended."""
+
+    def __init__(self, cache: ImageCache, on_end: Callable[[str], None]) -> None:
+        self._cache = cache
+        self._on_end = on_end
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._percent: dict[Key, int] = {}
+        self._failures: dict[Key, Failure] = {}
+
+    def is_running(self, key: Key) -> bool:
+        """Whether the volume is being made."""
+        return key in self._tasks
+
+    def percent(self, key: Key) -> int | None:
+        """How far it is, when that is known."""
+        return self._percent.get(key)
+
+    def failure(self, key: Key) -> Failure | None:
+        """How the last job for the volume failed."""
+        return self._failures.get(key)
+
+    def begin(self, key: Key, pool: Path, desired: DesiredVolume) -> None:
+        """Make the volume; forget how it failed before."""
+        self._failures.pop(key, None)
+        self._tasks[key] = asyncio.create_task(self._run(key, pool, desired), name=f"make volume {desired.uid}")
+
+    async def end(self, key: Key) -> None:
+        """Stop the job, if there is one, and leave nothing of it."""
+        task = self._tasks.get(key)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._failures.pop(key, None)
+
+    async def end_all(self) -> None:
+        """Stop everything; downloads can be gone on with."""
+        for key in list(self._tasks):
+            await self.end(key)
+
+    async def _run(self, key: Key, pool: Path, desired: DesiredVolume) -> None:
+        try:
+            await self._make(key, pool, desired)
+        except VolumeFailed as failed:
+            self._failures[key] = failed.failure
+            _log.info("volume %s: %s: %s", desired.uid, failed.failure.reason, failed)
+        except OSError as error:
+            self._failures[key] = from_os_error(error, f"the volume is made in {pool}").failure
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # seen in the volume, and in the log
+            _log.exception("volume %s: a fault in this program", desired.uid)
+            self._failures[key] = Failure("Fault", repr(error), retry_after_s=60.0)
+        finally:
+            self._tasks.pop(key, None)
+            self._percent.pop(key, None)
+            self._on_end(desired.uid)
+
+    async def _make(self, key: Key, pool: Path, desired: DesiredVolume) -> None:
+        work = await asyncio.to_thread(begin_work, pool, desired.uid)
+        try:
+            match desired.source:
+                case Blank():
+                    await make_blank(work.path, desired.format, desired.size_bytes)
+                case HttpImage() as source:
+                    await self._import(key, source, work, desired)
+            try:
+                await asyncio.to_thread(work.publish, desired.format)
+            except FileNotFoundError as error:
+                raise VolumeFailed("Deleted", "the volume was deleted while it was made", retry_after_s=5.0) from error
+        finally:
+            work.discard()
+
+    async def _import(self, key: Key, source: HttpImage, work: WorkFile, desired: DesiredVolume) -> None:
+        def progress(received: int, total: int | None) -> None:
+            if total:
+                self._percent[key] = _DOWNLOADED_PERCENT * received // total
+
+        async with self._cache.image(source, progress) as path:
+            image = await inspect(path)
+            await convert(path, image, work.path, desired.format, desired.size_bytes)
