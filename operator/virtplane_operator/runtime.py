@@ -19,6 +19,7 @@ from virtplane_api.kube.resources import (
     Key,
     Object,
     Resource,
+    is_being_deleted,
 )
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
 from virtplane_api.reconcile import ReconcileLoop
@@ -51,7 +52,7 @@ class Operator:
         candidates = Candidates(self.store, self._usage, self._health)
         self._machines = MachineReconciler(client, self.store, self._usage, candidates, self._health, self._events)
         self._volumes = VolumeReconciler(client, self.store, candidates, self._events)
-        pools = PoolReconciler(client, self.store, self._health)
+        pools = PoolReconciler(client, self.store, self._health, self._events)
         hypervisors = HypervisorReconciler(client, self.store, self._health)
         self._loops: dict[str, ReconcileLoop[Key]] = {
             VIRTUAL_MACHINES.plural: _loop("VirtualMachine", self._machines, concurrency=32),
@@ -111,6 +112,8 @@ class Operator:
                 self._wake_pending_in(key.namespace)
         elif resource is VOLUMES:
             self._wake_pending_in(key.namespace)
+            if new is None:
+                self._wake_ending_pools()
         elif resource is STORAGE_POOLS:
             self._room_may_have_come()
         elif resource is HYPERVISORS:
@@ -141,6 +144,11 @@ class Operator:
         for key in self._volumes.pending:
             if key.namespace == namespace:
                 self._loops[VOLUMES.plural].enqueue(key)
+
+    def _wake_ending_pools(self) -> None:
+        for key, pool in self.store.all(STORAGE_POOLS).items():
+            if is_being_deleted(pool):
+                self._loops[STORAGE_POOLS.plural].enqueue(key)
 
     def _sum_up_pools(self, old: Object | None, new: Object | None) -> None:
         reported = [one.get("status", {}).get("pools") or [] for one in (old, new) if one is not None]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def guest_processes(folder: Path) -> list[int]:
+def guest_processes(folder: Path | str) -> list[int]:
     """Pids of QEMU processes whose command line names something below `folder`."""
     return sorted(pid for pid, words in _command_lines() if _is_qemu(words) and str(folder) in " ".join(words))
 
 
-def end_guests(folder: Path) -> None:
+def end_guests(folder: Path | str) -> None:
     """Kill what `guest_processes` finds, by pidfd, and wait until it is gone."""
     for pid in guest_processes(folder):
         try:

@@ -4,17 +4,15 @@
         system.start_operator()
         system.start_agent("host-a", ["fake"])
 
-Guests are not children of the agent's supervisor: `close` ends those whose records lie in the system's own folders.
+Guests are no children of anything here; those whose files lie in the system's folder end with it.
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-from tests.cluster.guest_processes import end_guests
 from tests.cluster.supervisor import Supervisor
 
 SYSTEM_NAMESPACE = "virtplane-system"
@@ -84,9 +82,7 @@ class System:
         """Ends the parts, then their guests, and removes everything."""
         for part in list(self.pids):
             self.stop(part, grace_s=5.0)
-        end_guests(self.directory)
         self._supervisor.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

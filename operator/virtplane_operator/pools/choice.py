@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from virtplane_api.kube.resources import STORAGE_POOLS, Key, Object
+from virtplane_api.kube.resources import STORAGE_POOLS, Key, Object, is_being_deleted
 from virtplane_api.names import DEFAULT_POOL_ANNOTATION
 from virtplane_operator.world import Store
 
@@ -30,6 +30,8 @@ def pool_for(store: Store, pool_name: str, field: str) -> Object | NoPool:
         pool = store.get(STORAGE_POOLS, Key("", pool_name))
         if pool is None:
             return NoPool("PoolNotFound", f"{field}.poolName: there is no StoragePool {pool_name}")
+        if is_being_deleted(pool):
+            return NoPool("PoolDeleting", f"{field}.poolName: StoragePool {pool_name} is being deleted")
         return pool
     default = default_pool(store.all(STORAGE_POOLS).values())
     if default is None:
@@ -44,7 +46,7 @@ def default_pool(pools: Iterable[Object]) -> Object | None:
         pool
         for pool in pools
         if (pool["metadata"].get("annotations") or {}).get(DEFAULT_POOL_ANNOTATION) == "true"
-        and "deletionTimestamp" not in pool["metadata"]
+        and not is_being_deleted(pool)
     ]
     newest_first = sorted(annotated, key=lambda pool: pool["metadata"]["name"])
     return max(newest_first, key=lambda pool: str(pool["metadata"]["creationTimestamp"]), default=None)
