@@ -8,10 +8,8 @@ import argparse
 import hashlib
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +31,7 @@ AGENT = "local"
 RELEASE = "virtplane"
 MACHINE = "quickstart"
 READY_TIMEOUT_S = 120.0
+SERVED_TIMEOUT_S = 30.0
 
 
 class QuickstartError(Exception):
@@ -91,11 +90,26 @@ class Quickstart:
         self._installed = True
         self._cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
         self._cluster.kinds_were_added()
+        self._wait_until_served()
+
+    def _wait_until_served(self) -> None:
+        """An API server that has just got a kind answers 503 to the first requests for it."""
+        deadline = time.monotonic() + SERVED_TIMEOUT_S
+        while True:
+            try:
+                self._cluster.kubectl("apply", "--dry-run=server", "-f", str(EXAMPLE))
+            except CommandError as error:
+                if time.monotonic() > deadline:
+                    raise QuickstartError(f"the API server does not take the example: {error}") from error
+                time.sleep(0.1)
+            else:
+                return
 
     def _start_parts(self) -> None:
         say("starting virtplane-operator and virtplane-agent, each with credentials of its own")
-        folder = self._stack.enter_context(_private_folder())
-        self.system = self._stack.enter_context(System(Identities(self._cluster.kubectl, folder, SYSTEM_NAMESPACE)))
+        self.system = self._stack.enter_context(
+            System(lambda folder: Identities(self._cluster.kubectl, folder, SYSTEM_NAMESPACE))
+        )
         self.system.start_operator()
         self.system.start_agent(AGENT, ["qemu"], "--allow-source", self._server.address)
 
@@ -195,12 +209,6 @@ _COLUMNS = (
     "custom-columns=NAME:.metadata.name,POWER:.status.powerState,"
     "READY:.status.conditions[?(@.type=='Ready')].status,REASON:.status.conditions[?(@.type=='Ready')].reason"
 )
-
-
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="virtplane-credentials-") as folder:
-        yield Path(folder)
 
 
 def _indented(text: str) -> str:

@@ -1,6 +1,6 @@
 """Virtplane itself on a control plane: operator and agents as processes, with credentials of their own.
 
-    with System(control_plane) as system:
+    with System(credentials) as system:
         system.start_operator()
         system.start_agent("host-a", ["fake"])
 
@@ -9,7 +9,7 @@ Guests are no children of anything here; those whose files lie in the system's f
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -34,9 +34,10 @@ class Credentials(Protocol):
 class System:
     """The processes of one Virtplane; also a context manager. `close` is idempotent."""
 
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
+    def __init__(self, credentials: Callable[[Path], Credentials]) -> None:
+        """`credentials` gets the folder to keep secrets in: the system's own, which goes away with it."""
         self._supervisor = Supervisor(prefix="virtplane-")
+        self._credentials = credentials(self._supervisor.directory)
         self.pids: dict[str, int] = {}
 
     @property
