@@ -46,7 +46,9 @@ def control_plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def installed(control_plane: ControlPlane) -> ControlPlane:
     """The control plane with the chart in it: kinds, roles, policies. No operator and no agent run."""
-    control_plane.helm("install", "virtplane", str(CHART), "-n", SYSTEM_NAMESPACE, "--create-namespace")
+    # Tests of the kinds alone have put them there already, without Helm.
+    how = ("--create-namespace", "--take-ownership")
+    control_plane.helm("install", "virtplane", str(CHART), "-n", SYSTEM_NAMESPACE, *how)
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     control_plane.restart_controller_manager()
     eventually(lambda: FINALIZER in _finalizers_given_at_creation(control_plane))

@@ -17,7 +17,7 @@ from virtplane_api.models.common import (
     Token,
     Uid,
 )
-from virtplane_api.models.transition_rules import PLACEMENT_KEPT, STATUS_PLACEMENT_KEPT, TOKEN_GROWS
+from virtplane_api.models.transition_rules import PLACEMENT_KEPT, STATUS_PLACEMENT_KEPT, TOKEN_GROWS, unchanged
 from virtplane_api.models.volume import VolumeTemplate
 from virtplane_api.names import CATEGORY, GROUP, VERSION
 from virtplane_api.vocabulary import DiskType, ExitReason, PowerState
@@ -122,6 +122,22 @@ class Scheduling(StructuralModel):
 
 class VirtualMachineSpec(StructuralModel):
     """The machine as its owner wants it. No controller ever writes here."""
+
+    cel_rules = (
+        CelRule(
+            rule=unchanged("disks"),
+            message="disks cannot be changed yet: make another machine with them",
+            field_path=".disks",
+        ),
+        CelRule(
+            rule=(
+                "!has(self.disks) || self.disks.all(one, !has(one.volumeName) || "
+                "self.disks.exists_one(other, has(other.volumeName) && other.volumeName == one.volumeName))"
+            ),
+            message="a Volume can be named by one disk only",
+            field_path=".disks",
+        ),
+    )
 
     power_state: DesiredPowerState = Field(
         description=(
