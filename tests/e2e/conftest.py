@@ -108,7 +108,9 @@ def condition(obj: Object, kind: str) -> Object:
 
 def vm(name: str, namespace: str, *disks: Object, **spec: Any) -> Object:
     """A small VirtualMachine; keywords replace fields of its spec."""
-    body: Object = {"powerState": "Running", "cpu": {"cores": 1}, "memory": {"size": "32Mi"}, **spec}
+    body: Object = {"powerState": "Running", "cpu": {"cores": 1}, "memory": {"size": "32Mi"}}
+    # Most of these guests hear no power button.
+    body |= {"terminationGracePeriodSeconds": 2, **spec}
     if disks:
         body["disks"] = list(disks)
     return {

@@ -1,5 +1,6 @@
 """From a downloaded image to a volume of our own: looked at, converted with its format named, brought to its size."""
 
+import asyncio
 import json
 import sys
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ async def inspect(path: Path) -> Image:
         raise VolumeFailed("UnsafeImage", f"the image cannot be inspected: {error}", retry_after_s=None) from error
     if "refused" in found:
         raise VolumeFailed(found["refused"], found["message"], retry_after_s=None)
-    return Image(found["format"], int(found["virtual_size"]))
+    # Of a raw image the inspector counts what it has read of it; the file's size is the disk's.
+    size_bytes = (await asyncio.to_thread(path.stat)).st_size if found["format"] == "raw" else found["virtual_size"]
+    return Image(found["format"], int(size_bytes))
 
 
 async def make_blank(path: Path, disk_format: DiskFormat, size_bytes: int) -> None:
