@@ -14,6 +14,7 @@ from tests.e2e.conftest import pool, vm, volume
 from tests.http_images.server import ImageServer
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import is_true
+from virtplane_api.kube.errors import ApiUnavailable
 from virtplane_api.kube.resources import HYPERVISORS, STORAGE_POOLS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
 from virtplane_api.vocabulary import DiskFormat, DiskType
 from virtplane_drivers.hypervisor.contract import Owner
@@ -125,7 +126,14 @@ class Bench:
         return {"http": {"url": self._images.url("obedient.img"), "checksum": f"sha256:{digest}"}}
 
     async def _create(self, resource: Resource, obj: Object) -> None:
-        await self._client.create(resource, obj, field_manager="bench")
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await self._client.create(resource, obj, field_manager="bench")
+                except ApiUnavailable:  # a kind that is a second old is read already, and not yet written
+                    await asyncio.sleep(0.2)
+                else:
+                    return
 
     async def _ready(self, resource: Resource, name: str, namespace: str = "") -> None:
         async with asyncio.timeout(60):

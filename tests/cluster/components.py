@@ -19,6 +19,7 @@ SERVER_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.def
 
 CONTROLLERS = (
     "certificatesigningrequest-signing-controller",
+    "clusterrole-aggregation-controller",
     "garbage-collector-controller",
     "namespace-controller",
     "serviceaccount-controller",

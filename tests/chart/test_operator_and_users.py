@@ -1,0 +1,96 @@
+"""What the operator and a namespace's users may do."""
+
+import copy
+
+import pytest
+
+from tests.chart.conftest import SYSTEM_NAMESPACE, Cluster
+from tests.chart.test_agents import may
+from virtplane_api.kube.errors import Forbidden
+from virtplane_api.kube.resources import VIRTUAL_MACHINES
+from virtplane_api.names import HOST_STATE_FINALIZER, OPERATOR_FIELD_MANAGER
+
+OPERATOR = f"system:serviceaccount:{SYSTEM_NAMESPACE}:virtplane-operator"
+FINALIZERS = [HOST_STATE_FINALIZER]
+
+
+async def test_the_operator_never_changes_the_spec_of_a_machine(cluster: Cluster) -> None:
+    machine = await cluster.machine()
+    operator = await cluster.operator()
+    kubeconfig = cluster.control_plane.service_account_kubeconfig(SYSTEM_NAMESPACE, "virtplane-operator")
+    with pytest.raises(Exception, match="spec: the operator never changes what the user of a VirtualMachine asked for"):
+        cluster.control_plane.kubectl(
+            "--kubeconfig", str(kubeconfig), "patch", "vpvm", "web", "-n", cluster.namespace,
+            "--type=merge", "-p", '{"spec":{"powerState":"Stopped"}}',
+        )  # fmt: skip
+    await operator.set_finalizers(VIRTUAL_MACHINES, machine, [], field_manager=OPERATOR_FIELD_MANAGER)
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "allowed"),
+    [
+        ("create", "volumes.virtplane.dev", True),
+        ("delete", "volumes.virtplane.dev", True),
+        ("create", "virtualmachines.virtplane.dev", False),
+        ("delete", "virtualmachines.virtplane.dev", False),
+        ("create", "hypervisors.virtplane.dev", False),
+        ("delete", "storagepools.virtplane.dev", False),
+        ("get", "secrets", False),
+        ("create", "pods", False),
+        ("create", "roles.rbac.authorization.k8s.io", False),
+    ],
+)
+async def test_the_operator_has_the_rights_that_it_needs(
+    cluster: Cluster,
+    verb: str,
+    resource: str,
+    allowed: bool,  # noqa: FBT001
+) -> None:
+    assert may(OPERATOR, "system:serviceaccounts", cluster, verb, resource) is allowed
+
+
+async def test_the_operator_writes_its_own_lease_and_no_agent_s(cluster: Cluster) -> None:
+    for name, allowed in {"virtplane-operator": "yes", "virtplane-agent-host-a": "no"}.items():
+        arguments = ("auth", "can-i", "update", f"leases.coordination.k8s.io/{name}", "-n", SYSTEM_NAMESPACE)
+        try:
+            said = cluster.control_plane.kubectl(*arguments, "--as", OPERATOR).strip()
+        except Exception as error:  # noqa: BLE001  # kubectl exits 1 after it has printed `no`
+            said = "no" if "no" in str(error) else str(error)
+        assert said == allowed
+
+
+@pytest.mark.parametrize(("role", "creates"), [("edit", True), ("view", False)])
+async def test_a_namespace_s_users_get_their_rights_by_the_usual_roles(
+    cluster: Cluster,
+    role: str,
+    creates: bool,  # noqa: FBT001
+) -> None:
+    await cluster.machine()
+    user = await cluster.user(f"{role}-user")
+    cluster.control_plane.kubectl(
+        "create", "rolebinding", f"{role}-user", "-n", cluster.namespace, f"--clusterrole={role}", f"--user={role}-user"
+    )
+    read = await user.get(VIRTUAL_MACHINES, "web", cluster.namespace)
+    changed = copy.deepcopy(read)
+    changed["spec"]["powerState"] = "Stopped"
+    if creates:
+        await user.update(VIRTUAL_MACHINES, changed, field_manager="user")
+    else:
+        with pytest.raises(Forbidden):
+            await user.update(VIRTUAL_MACHINES, changed, field_manager="user")
+    with pytest.raises(Forbidden):
+        await user.apply_status(VIRTUAL_MACHINES, read, {"powerState": "Running"}, field_manager="user")
+
+
+async def test_new_objects_get_their_finalizer_beside_others_and_keep_it(cluster: Cluster) -> None:
+    machine, volume = await cluster.machine(), await cluster.volume()
+    assert machine["metadata"]["finalizers"] == volume["metadata"]["finalizers"] == FINALIZERS
+    manifest = f"""
+apiVersion: virtplane.dev/v1alpha1
+kind: VirtualMachine
+metadata: {{name: web, namespace: {cluster.namespace}, finalizers: [example.dev/own]}}
+spec: {{powerState: Stopped, cpu: {{cores: 1}}, memory: {{size: 64Mi}}}}
+"""
+    cluster.control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=manifest)
+    after = await (await cluster.admin()).get(VIRTUAL_MACHINES, "web", cluster.namespace)
+    assert sorted(after["metadata"]["finalizers"]) == ["example.dev/own", HOST_STATE_FINALIZER]
