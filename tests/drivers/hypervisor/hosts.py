@@ -1,0 +1,87 @@
+"""The hosts that the hypervisors' contract is tried on: one per driver, with guests that do as they are told."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from tests.cluster.guest_processes import end_guests
+from tests.cluster.guests.boot_sector import BootSectorKind, boot_sector_image
+from virtplane_api.vocabulary import DiskFormat
+from virtplane_drivers.attachment import Attachment, FakeAttachment, FileAttachment
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, HypervisorDriver, Owner
+from virtplane_drivers.hypervisor.fake import FakeHypervisor, World
+from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
+
+SMBIOS_UUID = "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11"
+
+
+class Host(Protocol):
+    """A host that outlives its driver."""
+
+    def open(self) -> AbstractAsyncContextManager[HypervisorDriver]:
+        """A driver of this host, not yet entered."""
+        ...
+
+    def disk(self, *, obedient: bool) -> Attachment:
+        """Of a guest that shuts down when asked, or of one that does not."""
+        ...
+
+    def end_guest(self, uid: str) -> None:
+        """The machine dies."""
+        ...
+
+
+class FakeHost:
+    """A world in memory."""
+
+    def __init__(self, _folder: Path) -> None:
+        self.world = World()
+        self._drivers: list[FakeHypervisor] = []
+
+    def open(self) -> FakeHypervisor:
+        driver = FakeHypervisor(self.world)
+        self._drivers.append(driver)
+        return driver
+
+    def disk(self, *, obedient: bool) -> Attachment:
+        self._drivers[-1].faults.shut_down_s = 0.0 if obedient else None
+        return FakeAttachment(uuid4().hex)
+
+    def end_guest(self, uid: str) -> None:
+        self.world.crash(uid)
+
+
+class QemuHost:
+    """Real QEMU processes below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self) -> QemuDriver:
+        return QemuDriver(self.folder / "state", self.folder / "run", accelerator="tcg")
+
+    def disk(self, *, obedient: bool) -> Attachment:
+        kind = BootSectorKind.OBEDIENT if obedient else BootSectorKind.DEAF
+        return FileAttachment(boot_sector_image(kind, self.folder / f"{uuid4().hex}.img"), DiskFormat.RAW)
+
+    def end_guest(self, uid: str) -> None:
+        end_guests(self.folder / "state" / uid)
+
+
+HOSTS: dict[str, Callable[[Path], Host]] = {"fake": FakeHost, "qemu": QemuHost}
+
+
+def machine(host: Host, *, cores: int = 1, token: int = 1, obedient: bool = True, uid: str = "") -> Desired:
+    """A small machine with one disk."""
+    return Desired(
+        uid=uid or str(uuid4()),
+        namespace="shop",
+        name="web",
+        owner=Owner("cluster-1", token),
+        smbios_uuid=SMBIOS_UUID,
+        cpu=Cpu(cores),
+        memory_mib=32,
+        disks=(Disk("root", host.disk(obedient=obedient)),),
+    )
