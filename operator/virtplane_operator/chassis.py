@@ -1,7 +1,8 @@
-"""kopf as the chassis: discovery, watches, signals, liveness. Its handlers only feed the store.
+"""kopf as the chassis: discovery, login, signals, liveness, and the watches of what changes rarely.
 
-kopf's change handlers are not used: they write bookkeeping onto users' objects and react to edges. The facts behind
-each setting were measured with kopf 1.45.
+Its handlers only feed the store. Change handlers are not used: they write bookkeeping onto users' objects and react to
+edges. Machines and volumes are watched by informers (docs/decisions/0002). The facts behind each setting were measured
+with kopf 1.45.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 from virtplane_api.kube.resources import Object, Resource
 from virtplane_api.names import GROUP, VERSION
-from virtplane_operator.runtime import KINDS, Operator
+from virtplane_operator.runtime import KOPF_KINDS, Operator
 
 _CONNECTIONS = 16
 _STOP_WITHIN_S = 25.0
@@ -72,7 +73,7 @@ def registry_for(
         # Tasks that still run after the clean-up, kopf waits 5 s for.
         await on_stop()
 
-    for resource in KINDS:
+    for resource in KOPF_KINDS:
         _feed(registry, operator, resource)
     return registry
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from virtplane_api.kube.client import KubeClient
-from virtplane_api.kube.conditions import differs
+from virtplane_api.kube.conditions import differs, find
 from virtplane_api.kube.errors import AlreadyExists
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import VIRTUAL_MACHINES, VOLUMES, Key, Object, is_being_deleted, key_of, uid_of
@@ -127,8 +127,9 @@ class MachineReconciler:
                 placement["disks"] = disks
             await self._apply(machine, placed_status(machine, placement))
         self.pending.discard(key_of(machine))
-        note = f"placed on {chosen.name}"
-        self._events.record(machine, reason="Placed", action="Placing", note=note)
+        if find(machine, "Placed") is not None:
+            # It was said that it has no place; what never waited needs no news.
+            self._events.record(machine, reason="Placed", action="Placing", note=f"placed on {chosen.name}")
         return Done()
 
     async def _prepare_volume(self, machine: Object, plan: DiskPlan, chosen: Candidate) -> Object | None:

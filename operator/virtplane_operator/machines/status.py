@@ -79,3 +79,25 @@ def unplaced_status(machine: Object, reason: str, message: str) -> dict[str, Any
     }
     placement = placement_of(machine)
     return status | {"placement": placement} if placement else status
+
+
+def concerns_the_operator(old: Object | None, new: Object) -> bool:
+    """Whether a change of a machine may ask for an act of the operator.
+
+    Most changes of a placed machine are its agent's reports; each would cost a pass that finds nothing to do.
+    """
+    if old is None or not placement_of(new).get("hypervisor"):
+        return True
+    return _what_concerns(old) != _what_concerns(new)
+
+
+def _what_concerns(machine: Object) -> tuple[object, ...]:
+    metadata = machine["metadata"]
+    return (
+        metadata["uid"],
+        metadata.get("deletionTimestamp"),
+        metadata.get("finalizers"),
+        placement_of(machine),
+        machine.get("status", {}).get("host"),
+        find(machine, "Placed"),
+    )
