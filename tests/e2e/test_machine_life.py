@@ -144,3 +144,19 @@ def test_a_machine_whose_object_vanished_runs_on_and_is_listed_as_an_orphan(live
         "patch", "vpvol", disk["volumeName"], "-n", namespace, "--subresource=status", "--type=json",
         "-p", '[{"op":"remove","path":"/status/claim"}]',
     )  # fmt: skip
+
+
+def test_a_volume_that_its_pool_lost_is_never_replaced_by_an_empty_one(live: Live, namespace: str) -> None:
+    live.apply(volume("data", namespace, deletionPolicy="Delete"))
+    data = live.wait_condition("vpvol", "data", namespace, "Made")
+    # As when the pool's file system is not mounted after a reboot of the host.
+    folder = live.system.directory / "pool"
+    [path] = folder.glob(f"{data['metadata']['uid']}.*")
+    path.rename(folder.parent / path.name)
+    live.apply(vm("web", namespace, {"name": "data", "volumeName": "data"}))
+    machine = live.wait_condition("vpvm", "web", namespace, "VolumeLost")
+    assert "see that the pool's file system is mounted" in condition(machine, "Ready")["message"]
+    assert list(folder.glob(f"{data['metadata']['uid']}.*")) == []
+
+    (folder.parent / path.name).rename(path)
+    live.wait_ready("web", namespace)

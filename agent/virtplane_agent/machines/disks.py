@@ -3,7 +3,7 @@
 from virtplane_agent.endpoints import Endpoints
 from virtplane_agent.machines.status import Hindrance
 from virtplane_agent.placed import Placed
-from virtplane_agent.volumes.desired import pool_of
+from virtplane_agent.volumes.desired import lost_message, pool_of, was_made
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.errors import NotFound
 from virtplane_api.kube.informer import Informer
@@ -55,6 +55,8 @@ class Disks:
             return observed.attachment
         if observed.failure is not None:
             return Hindrance("VolumeFailed", f"disk {disk}: Volume {name}: {observed.failure.message}")
+        if observed.state is None and was_made(volume):
+            return Hindrance("VolumeLost", f"disk {disk}: Volume {name}: {lost_message(volume)}")
         return Hindrance("VolumeNotReady", f"disk {disk}: Volume {name} is being made")
 
 

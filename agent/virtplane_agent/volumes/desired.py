@@ -35,6 +35,20 @@ def pool_of(volume: Object, pools: Informer) -> Pool | str:
     return pool_value(pool)
 
 
+def was_made(volume: Object) -> bool:
+    """Whether the Volume has been Ready once: from then on it holds data that nobody may replace by zeros."""
+    return "size" in volume.get("status", {})
+
+
+def lost_message(volume: Object) -> str:
+    """What is said of a Volume that was made and that its pool does not hold any more."""
+    pool = volume["status"]["placement"]["poolName"]
+    return (
+        f"StoragePool {pool} does not hold its data any more; see that the pool's file system is mounted, or delete "
+        "the Volume to give the data up"
+    )
+
+
 def desired_volume(volume: Object) -> DesiredVolume:
     """The Volume as its driver is to make it. Its size is rounded up to whole sectors of 512 bytes."""
     spec = volume["spec"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
-from virtplane_agent.volumes.desired import desired_volume, pool_of
+from virtplane_agent.volumes.desired import desired_volume, lost_message, pool_of, was_made
 from virtplane_agent.volumes.status import hindered_status, removed_status, volume_status
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import Object, is_being_deleted, uid_of
@@ -18,6 +18,8 @@ from virtplane_drivers.storage.contract import Failure, ObservedVolume, Pool, St
 _log = logging.getLogger(__name__)
 
 _POOL_AGAIN_S = 10.0
+_LOOK_AGAIN_S = 60.0
+"""Nothing tells of a file that goes away: what was made is looked at this often."""
 
 
 class VolumeReconciler:
@@ -97,6 +99,8 @@ class VolumeReconciler:
                 return observed
             if self._clock() < self._retry_at.setdefault(uid, self._clock() + failure.retry_after_s):
                 return observed
+        if observed.state is None and was_made(volume):
+            raise Unavailable(lost_message(volume), reason="VolumeLost", retry_after_s=_POOL_AGAIN_S)
         if observed.state in (None, VolumeState.FAILED):
             self._retry_at.pop(uid, None)
             await driver.create(pool, desired_volume(volume))
@@ -109,7 +113,7 @@ class VolumeReconciler:
             return Wait(max(0.1, left_s), observed.failure.reason)
         if observed.state is VolumeState.CREATING:
             return Wait(10.0, "the driver's event comes first")
-        return Done()
+        return Wait(_LOOK_AGAIN_S, "look again") if observed.state is VolumeState.READY else Done()
 
     async def _hindered(self, volume: Object, failure: Failure) -> Outcome:
         outcome = Failed(failure.reason, failure.message, failure.retry_after_s)

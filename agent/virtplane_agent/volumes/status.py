@@ -33,12 +33,15 @@ def removed_status(volume: Object, reason: str, message: str) -> dict[str, Any]:
 
 
 def _status(volume: Object, state: str, conditions: list[Condition]) -> dict[str, Any]:
-    placement, generation = volume["status"]["placement"], volume["metadata"]["generation"]
-    return {
+    before, generation = volume["status"], volume["metadata"]["generation"]
+    placement = before["placement"]
+    status = {
         "observedGeneration": generation,
         "host": {"hypervisor": placement["hypervisor"], "token": placement["token"], "state": state},
         "conditions": merged(conditions_of(volume), conditions, generation=generation),
     }
+    # What was made once stays said: by it a Volume that was lost is told from one that was never made.
+    return status | {field: before[field] for field in ("size", "format") if field in before}
 
 
 def _conditions(volume: Object, observed: ObservedVolume) -> list[Condition]:
