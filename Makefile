@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run smoke test check bench setup system-packages cluster-binaries constraints clean
+.PHONY: help run smoke test test-long check bench fuzz-monitor setup system-packages cluster-binaries constraints clean
 
 # The first of these that is new enough and runs; a shim of a version manager may exist and still not run.
 ifndef PYTHON
@@ -32,6 +32,9 @@ smoke: setup system-packages $(CONTROL_PLANE) ## The same without the waiting: e
 test: setup system-packages cluster-binaries ## All tests; ARGS="-k name" chooses
 	$(IN_VENV) -m pytest $(ARGS)
 
+test-long: setup system-packages ## What takes minutes: a kill at every await of a machine's life
+	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest tests/drivers/qemu/recovery $(ARGS)
+
 check: setup ## Linters, types, import rules, drift of the CRDs, the chart
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -42,6 +45,9 @@ check: setup ## Linters, types, import rules, drift of the CRDs, the chart
 
 bench: setup system-packages cluster-binaries ## Measure; prints a table and writes build/bench.json
 	@$(IN_VENV) -m tests.bench
+
+fuzz-monitor: setup ## A million random exchanges with QEMU's monitor; ARGS="--seed N --exchanges N" plays others
+	@$(IN_VENV) -m tests.drivers.qemu.monitor.fuzz $(ARGS)
 
 setup: $(VENV)/.installed ## The virtual environment with all Python dependencies
 

@@ -69,21 +69,25 @@ async def open_endpoints(
         storage[name] = await stack.enter_async_context(_storage(name, settings))
     hypervisors = {}
     for name in drivers:
-        driver = await stack.enter_async_context(_hypervisor(name, settings))
+        own_name = local_hypervisor_name(agent_name, name)
+        driver = await stack.enter_async_context(_hypervisor(name, own_name, settings))
         facts = await driver.probe()
         pool_types = tuple(sorted(kind for kind in storage if GIVES[kind] in facts.attachments))
-        endpoint = Endpoint(local_hypervisor_name(agent_name, name), driver, facts, pool_types)
+        endpoint = Endpoint(own_name, driver, facts, pool_types)
         hypervisors[endpoint.name] = endpoint
     return Endpoints(hypervisors, storage)
 
 
-def _hypervisor(name: str, settings: Settings) -> HypervisorDriver:
+def _hypervisor(name: str, own_name: str, settings: Settings) -> HypervisorDriver:
     match name:
         case "qemu":
             from virtplane_drivers.hypervisor.qemu.driver import QemuDriver  # noqa: PLC0415
 
             return QemuDriver(
-                settings.state_folder / "qemu", settings.runtime_folder, accelerator=settings.qemu_accelerator
+                settings.state_folder / "qemu",
+                settings.runtime_folder,
+                accelerator=settings.qemu_accelerator,
+                hypervisor=own_name,
             )
         case "fake":
             from virtplane_drivers.hypervisor.fake import FakeHypervisor  # noqa: PLC0415

@@ -12,6 +12,7 @@ from virtplane_api.kube.conditions import differs, find
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import Object, Resource, uid_of
 from virtplane_api.names import AGENT_FIELD_MANAGER
+from virtplane_api.vocabulary import ENDED_AS_ASKED
 
 PASSING_FOR_S = 1.0
 """A state that is about to change is reported once it has lasted this long."""
@@ -78,7 +79,7 @@ class Reporter:
             )
         last_exit = after["status"].get("lastExit")
         if last_exit is not None and last_exit != before.get("status", {}).get("lastExit"):
-            asked = last_exit["reason"] in ("Stopped", "PoweredOff")
+            asked = last_exit["reason"] in ENDED_AS_ASKED
             self._events.record(
                 after,
                 reason=last_exit["reason"],
@@ -93,5 +94,16 @@ def _is_passing(status: Mapping[str, Any]) -> bool:
 
 
 _PASSING = frozenset(
-    {"Starting", "ShuttingDown", "Deleting", "Importing", "Creating", "VolumeNotReady", "Unresponsive"}
+    {
+        "Starting",
+        "Restarting",
+        "Pausing",
+        "Resuming",
+        "Suspending",
+        "ShuttingDown",
+        "Deleting",
+        "Importing",
+        "Creating",
+        "VolumeNotReady",
+    }
 )

@@ -4,10 +4,12 @@ from enum import StrEnum
 
 
 class PowerState(StrEnum):
-    """What a machine was last seen doing. Only Running and Stopped can be asked for yet."""
+    """What a machine was last seen doing. All but Unknown can be asked for."""
 
     RUNNING = "Running"
     PAUSED = "Paused"
+    SUSPENDED = "Suspended"
+    """Its memory is on a disk, and no process runs it."""
     STOPPED = "Stopped"
     UNKNOWN = "Unknown"
 
@@ -26,6 +28,13 @@ class DiskType(StrEnum):
     CDROM = "CDROM"
 
 
+class DeletionPolicy(StrEnum):
+    """What becomes of the data when the Volume is deleted."""
+
+    DELETE = "Delete"
+    RETAIN = "Retain"
+
+
 class PoolAccess(StrEnum):
     """From where the volumes of a pool can be used."""
 
@@ -33,11 +42,33 @@ class PoolAccess(StrEnum):
     SHARED = "Shared"
 
 
+class RestartPolicy(StrEnum):
+    """Whether a machine is started again after the guest itself stopped or died."""
+
+    ALWAYS = "Always"
+    ON_FAILURE = "OnFailure"
+    NEVER = "Never"
+
+
 class ExitReason(StrEnum):
     """Why a machine is not running any more."""
 
     STOPPED = "Stopped"
-    GUEST_SHUTDOWN = "GuestShutdown"
+    """The guest was asked to shut down, and did."""
     POWERED_OFF = "PoweredOff"
+    """As asked: at once, or after its grace period."""
+    GUEST_SHUTDOWN = "GuestShutdown"
+    """The guest shut itself down."""
+    GUEST_PANICKED = "GuestPanicked"
+    """The guest's kernel said so (pvpanic)."""
+    WATCHDOG_EXPIRED = "WatchdogExpired"
+    """The guest stopped feeding its watchdog."""
+    KILLED = "Killed"
+    """The hypervisor process was told to end by somebody else."""
     CRASHED = "Crashed"
+    """The hypervisor process died."""
     HOST_REBOOTED = "HostRebooted"
+
+
+ENDED_AS_ASKED = frozenset({ExitReason.STOPPED, ExitReason.POWERED_OFF})
+"""Every other end is the machine's own."""

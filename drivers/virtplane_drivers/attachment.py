@@ -10,6 +10,10 @@ from pathlib import Path
 from virtplane_api.vocabulary import DiskFormat
 
 
+LOCK_SUFFIX = ".lock"
+"""After the image's name: beside it, the lock of who writes the image. It goes when the image goes."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileAttachment:
     """An image file on this host."""

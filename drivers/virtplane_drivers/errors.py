@@ -6,6 +6,7 @@
     ├── Unavailable             not now: ask again after retry_after_s
     │   └── Unresponsive        the machine's own hypervisor process does not answer; others are not affected
     └── Refused                 never like this: somebody must change something first
+        ├── StaleToken          the host or a disk has seen a greater token; carries it
         └── LaunchFailed        the hypervisor could not start the machine; carries argv, exit status, last output
 
 A driver never wraps `asyncio.CancelledError`, and leaves a state behind every error from which the same call may be
@@ -39,6 +40,15 @@ class Unresponsive(Unavailable):
 
 class Refused(DriverError):
     """Not possible as asked; repeating it changes nothing."""
+
+
+class StaleToken(Refused):
+    """Somebody was placed under a greater token than ours: we act on a past that was put back."""
+
+    def __init__(self, message: str, *, seen: int) -> None:
+        super().__init__(message, reason="StaleToken")
+        self.seen = seen
+        """The greatest token that was seen."""
 
 
 class LaunchFailed(Refused):

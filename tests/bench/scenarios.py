@@ -20,7 +20,7 @@ from virtplane_api.vocabulary import DiskFormat, DiskType
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu import host
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
-from virtplane_drivers.hypervisor.qemu.launch import MONITOR, launch, run_folder
+from virtplane_drivers.hypervisor.qemu.launch import MONITOR, LaunchSite, launch, run_folder
 from virtplane_drivers.hypervisor.qemu.monitor import connect
 from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.record import Record
@@ -153,6 +153,7 @@ class Bench:
 async def bare_starts(folder: Path, image: Path, count: int = 20, pace_s: float = 0.25) -> list[float]:
     """Seconds from exec to QMP's greeting, of the same machines at the same pace, with nothing of ours around them."""
     looked = await host.look("tcg")
+    site = LaunchSite(folder / "run", "bench", "bench")
     processes, times = [], []
     began = time.monotonic()
     for index in range(count):
@@ -163,12 +164,12 @@ async def bare_starts(folder: Path, image: Path, count: int = 20, pace_s: float 
             looked.newest_machine_type, "tcg", (disk,),
         )  # fmt: skip
         record = Record(
-            f"bare-{index}", "bench", f"bare-{index}", Owner("bench", 1), definition=definition, incarnation="bare"
+            f"bare-{index}", "bench", f"bare-{index}", Owner("bench", 1), running=definition, incarnation="bare"
         )
         machine_folder = folder / f"bare-{index}"
         await asyncio.to_thread(_prepare, machine_folder, image, Path(disk.path))
         started = time.monotonic()
-        process = watch_child(launch(record, folder / "run", machine_folder).child)
+        process = watch_child(launch(record, site, machine_folder, claims_confirmed=True).child)
         path = run_folder(folder / "run", record.uid, "bare") / MONITOR
         with closing(await connect(path, on_event=lambda _event: None, on_close=lambda _end: None, timeout_s=30.0)):
             times.append(time.monotonic() - started)

@@ -160,3 +160,40 @@ def test_a_volume_that_its_pool_lost_is_never_replaced_by_an_empty_one(live: Liv
 
     (folder.parent / path.name).rename(path)
     live.wait_ready("web", namespace)
+
+
+def test_a_host_that_has_seen_a_greater_token_gets_a_greater_one_and_its_guest_does_not_notice(
+    live: Live, namespace: str
+) -> None:
+    live.apply(vm("web", namespace, root_disk(live.images.source("obedient.img"))))
+    machine = live.wait_ready("web", namespace)
+    before = live.pids(machine)
+    # As after an etcd that was put back to yesterday: the host knows of placements that the API server does not.
+    live.system.stop(AGENT)
+    path = live.system.state_folder(AGENT) / "qemu" / machine["metadata"]["uid"] / "record.json"
+    record = json.loads(path.read_text())
+    record["owner"]["token"] = 50
+    path.write_text(json.dumps(record))
+    start_qemu_agent(live)
+    eventually(lambda: live.get("vpvm", "web", namespace)["status"]["placement"]["token"] == 51, 30)
+    live.wait_ready("web", namespace)
+    assert live.pids(machine) == before
+    events = live.kubectl("get", "events", "-n", namespace, "-o", "jsonpath={.items[*].reason}")
+    assert "StaleToken" in events.split()
+
+
+def test_a_disk_that_was_used_under_a_greater_token_is_used_under_a_greater_one(live: Live, namespace: str) -> None:
+    live.apply(vm("web", namespace, root_disk(live.images.source("obedient.img"))))
+    machine = live.wait_ready("web", namespace)
+    [disk] = machine["status"]["placement"]["disks"]
+    live.set_power("web", namespace, "Stopped")
+    live.wait_ready("web", namespace)
+    lock = live.system.directory / "pool" / f"{disk['volumeUID']}.qcow2.lock"
+    record = json.loads(lock.read_text())
+    assert (record["machine"], record["hypervisor"]) == (f"{namespace}/web", f"{AGENT}-qemu")
+    lock.write_text(json.dumps(record | {"token": 70}))
+    live.set_power("web", namespace, "Running")
+    running = live.wait_ready("web", namespace)
+    assert running["status"]["placement"]["token"] == 71
+    assert "seenToken" not in running["status"]["host"]
+    assert json.loads(lock.read_text())["token"] == 71

@@ -2,23 +2,49 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from virtplane_agent.machines.steps import Goal
+from virtplane_agent.machines.disks import AttachedDisk
+from virtplane_agent.machines.steps import Goal, Seen, seen
 from virtplane_api.kube.resources import Object, is_being_deleted, uid_of
 from virtplane_api.quantity import quantity_mib
-from virtplane_api.vocabulary import DiskType
-from virtplane_drivers.attachment import Attachment
-from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Owner, Pinned
+from virtplane_api.vocabulary import DiskType, RestartPolicy
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Observed, Owner, Pinned
 
 DEFAULT_GRACE_S = 60
 
 
-def goal_of(machine: Object) -> Goal:
-    """What is wanted of the machine on this host."""
+def wanted(machine: Object) -> Goal:
+    """What is wanted of the machine on this host in the end."""
     if is_being_deleted(machine):
         return Goal.ABSENT
     return Goal(machine["spec"]["powerState"])
+
+
+def next_goal(machine: Object, observed: Observed) -> Goal:
+    """What is wanted of the machine next: one that is to be restarted stops first."""
+    goal = wanted(machine)
+    runs = seen(observed) in (Seen.RUNNING, Seen.PAUSED, Seen.UNKNOWN)
+    if goal in (Goal.RUNNING, Goal.PAUSED) and runs and is_restart_due(machine, observed):
+        return Goal.STOPPED
+    return goal
+
+
+def is_restart_due(machine: Object, observed: Observed) -> bool:
+    """Whether spec.restartedAt is newer than what the present or last run was started for."""
+    asked = machine["spec"].get("restartedAt")
+    if asked is None or not observed.exists:
+        return False
+    handled = observed.restarted_at
+    if handled is None:
+        # The host's record was lost; the resource says what was handled before.
+        handled = machine["status"].get("restartedAt", "")
+    return not handled or datetime.fromisoformat(asked) > datetime.fromisoformat(handled)
+
+
+def restart_policy(machine: Object) -> RestartPolicy:
+    """spec.restartPolicy; Always where it is absent, as a Pod's."""
+    return RestartPolicy(machine["spec"].get("restartPolicy", RestartPolicy.ALWAYS))
 
 
 def grace_period(machine: Object) -> timedelta:
@@ -36,8 +62,8 @@ def smbios_uuid(cluster_id: str, namespace: str, name: str) -> str:
     return str(uuid.uuid5(uuid.UUID(cluster_id), f"{namespace}/{name}"))
 
 
-def desired_machine(machine: Object, cluster_id: str, attachments: Sequence[tuple[str, Attachment]]) -> Desired:
-    """The machine as its driver is to define it; `attachments` are the disks' by name, in the order of the spec."""
+def desired_machine(machine: Object, cluster_id: str, attached: Sequence[AttachedDisk]) -> Desired:
+    """The machine as its driver is to define it, with its disks in the order of the spec."""
     metadata, spec = machine["metadata"], machine["spec"]
     effective = machine.get("status", {}).get("effective") or {}
     disks = {disk["name"]: disk for disk in spec.get("disks") or ()}
@@ -51,12 +77,14 @@ def desired_machine(machine: Object, cluster_id: str, attachments: Sequence[tupl
         memory_mib=quantity_mib(spec["memory"]["size"]),
         disks=tuple(
             Disk(
-                name=name,
-                attachment=attachment,
-                type=DiskType(disks[name].get("type", DiskType.DISK)),
-                boot_order=disks[name].get("bootOrder"),
+                name=disk.name,
+                attachment=disk.attachment,
+                type=DiskType(disks[disk.name].get("type", DiskType.DISK)),
+                boot_order=disks[disk.name].get("bootOrder"),
+                claim_is_confirmed=disk.claim_is_confirmed,
             )
-            for name, attachment in attachments
+            for disk in attached
         ),
+        restarted_at=spec.get("restartedAt", ""),
         pinned=Pinned(machine_type=effective.get("machineType"), cpu_model=(effective.get("cpu") or {}).get("model")),
     )

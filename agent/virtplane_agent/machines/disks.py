@@ -1,16 +1,28 @@
 """Whether a machine's disks can be attached: each one's Volume is ours to use and made, as its own storage says."""
 
+from dataclasses import dataclass
+
 from virtplane_agent.endpoints import Endpoints
-from virtplane_agent.machines.status import Hindrance
+from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.placed import Placed
 from virtplane_agent.volumes.desired import lost_message, pool_of, was_made
 from virtplane_api.kube.client import KubeClient
-from virtplane_api.kube.errors import NotFound
+from virtplane_api.kube.errors import ApiUnavailable, NotFound
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import VOLUMES, Object, uid_of
 from virtplane_drivers.attachment import Attachment
 from virtplane_drivers.errors import DriverError
 from virtplane_drivers.storage.contract import VolumeState
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedDisk:
+    """One disk of a machine, and how it is reached."""
+
+    name: str
+    attachment: Attachment
+    claim_is_confirmed: bool
+    """The API server has just said that the Volume is given to this machine."""
 
 
 class Disks:
@@ -22,33 +34,52 @@ class Disks:
         self._pools = pools
         self._endpoints = endpoints
 
-    async def attachments(self, machine: Object) -> list[tuple[str, Attachment]] | Hindrance:
+    async def attachments(self, machine: Object) -> list[AttachedDisk] | Hindrance:
         """How each disk is reached, in the order of the placement; or the first disk that cannot be, and why."""
         found = []
         for placed in machine["status"]["placement"].get("disks") or ():
-            attachment = await self._attachment(machine, placed["name"], placed["volumeName"], placed["volumeUID"])
-            if isinstance(attachment, Hindrance):
-                return attachment
-            found.append((placed["name"], attachment))
+            disk = await self._attached(machine, placed["name"], placed["volumeName"], placed["volumeUID"])
+            if isinstance(disk, Hindrance):
+                return disk
+            found.append(disk)
         return found
 
-    async def _attachment(self, machine: Object, disk: str, name: str, uid: str) -> Attachment | Hindrance:
-        volume = self._volumes.get(uid)
-        if volume is None or _claimed_by(volume) != uid_of(machine):
-            # Of a pool that hosts share the Volume may be another agent's; and our copy may be behind the machine's.
-            try:
-                volume = await self._client.get(VOLUMES, name, machine["metadata"]["namespace"])
-            except NotFound:
-                return Hindrance("VolumeNotFound", f"disk {disk}: Volume {name} is gone")
+    async def _attached(self, machine: Object, disk: str, name: str, uid: str) -> AttachedDisk | Hindrance:
+        # Read anew: whose the Volume is may have changed since the watch last spoke, and of a pool that hosts share it
+        # may be another agent's.
+        confirmed = True
+        try:
+            volume = await self._client.get(VOLUMES, name, machine["metadata"]["namespace"])
+        except NotFound:
+            return Hindrance("VolumeNotFound", f"disk {disk}: Volume {name} is gone")
+        except ApiUnavailable:
+            known = self._volumes.get(uid)
+            if known is None:
+                raise
+            # A machine that crashed while the API server is away is started again by what was last known; its driver
+            # takes no disk from another machine then.
+            volume, confirmed = known, False
+        attachment = await self._attachment(machine, disk, volume, name, uid)
+        return attachment if isinstance(attachment, Hindrance) else AttachedDisk(disk, attachment, confirmed)
+
+    async def _attachment(
+        self, machine: Object, disk: str, volume: Object, name: str, uid: str
+    ) -> Attachment | Hindrance:
         if uid_of(volume) != uid:
-            return Hindrance("VolumeReplaced", f"disk {disk}: Volume {name} was deleted and made again", stalled=True)
+            return Hindrance(
+                "VolumeReplaced", f"disk {disk}: Volume {name} was deleted and made again", Progress.STALLED
+            )
         if _claimed_by(volume) != uid_of(machine):
             return Hindrance("VolumeNotClaimed", f"disk {disk}: Volume {name} is not given to this machine")
         pool = pool_of(volume, self._pools)
         if isinstance(pool, str):
             return Hindrance("PoolNotFound", f"disk {disk}: {pool}")
+        storage = self._endpoints.storage.get(pool.type)
+        if storage is None:
+            message = f"disk {disk}: this agent has no storage driver for pools of type {pool.type}"
+            return Hindrance("NoSuchDriver", message, Progress.STALLED)
         try:
-            observed = await self._endpoints.storage[pool.type].observe(pool, uid)
+            observed = await storage.observe(pool, uid)
         except DriverError as error:
             return Hindrance(error.reason, f"disk {disk}: {error}")
         if observed.state is VolumeState.READY and observed.attachment is not None:

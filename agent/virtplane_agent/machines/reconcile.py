@@ -1,18 +1,20 @@
 """One pass over one machine of this host: observe, take one step, observe, report.
 
-The step is chosen by a table (`steps`); what it needs (disks) is looked up only when it is taken. The report is
-computed last, from what was observed after the step, and written only if it differs.
+The step is chosen by a table (`steps`) and taken by `acts`. The report is computed last, from what was observed after
+the step, and written only if it differs.
 """
 
 import logging
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
-from virtplane_agent.machines.desired import desired_machine, goal_of, grace_period, owner_of
+from virtplane_agent.machines.acts import LOOK_AGAIN_S, Acts, Subject
+from virtplane_agent.machines.desired import next_goal, wanted
 from virtplane_agent.machines.disks import Disks
-from virtplane_agent.machines.restarts import Restarts
-from virtplane_agent.machines.status import Hindrance, machine_status
-from virtplane_agent.machines.steps import NEXT, Goal, Step
+from virtplane_agent.machines.hindrance import Hindrance, Progress
+from virtplane_agent.machines.status import machine_status
+from virtplane_agent.machines.steps import NEXT, Goal, Step, seen
 from virtplane_agent.machines.strays import Strays
 from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
@@ -20,15 +22,13 @@ from virtplane_api.kube.errors import Conflict
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import PowerState
-from virtplane_drivers.errors import DriverError, Refused, Unavailable
-from virtplane_drivers.hypervisor.contract import CanShutDown, Observed
+from virtplane_drivers.errors import DriverError, Refused, StaleToken, Unavailable
+from virtplane_drivers.hypervisor.contract import Observed
 
 _log = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 10.0
-"""A driver's events are hints: what runs is looked at this often without any."""
-ASK_AGAIN = timedelta(seconds=10)
-"""A guest that was still booting has not heard the first request to shut down."""
+_WITHOUT_EFFECT = frozenset({Step.NONE, Step.LOOK_AGAIN})
+"""What was seen before such a step still holds; a machine that hangs would cost a second waiting."""
 
 
 class MachineReconciler:
@@ -42,16 +42,15 @@ class MachineReconciler:
         disks: Disks,
         strays: Strays,
         reporter: Reporter,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._cluster_id = cluster_id
         self._endpoints = endpoints
         self._machines = machines
-        self._disks = disks
+        self._acts = Acts(cluster_id, disks, clock=clock)
         self._strays = strays
         self._reporter = reporter
-        self._restarts = Restarts()
         self._endpoint_of: dict[str, Endpoint] = {}
-        self._asked_at: dict[str, datetime] = {}
 
     async def find_machines(self) -> list[str]:
         """UIDs of all that the hypervisors of this host know, from before this agent's start."""
@@ -65,8 +64,7 @@ class MachineReconciler:
         machine = self._machines.get(uid)
         if machine is None:
             self._reporter.forget(uid)
-            self._restarts.forget(uid)
-            self._asked_at.pop(uid, None)
+            self._acts.forget(uid)
             known = self._endpoint_of.get(uid)
             return Done() if known is None else await self._strays.reconcile(uid, known)
         self._strays.forget(uid)
@@ -77,32 +75,52 @@ class MachineReconciler:
         return await self._pass(machine, endpoint)
 
     async def _pass(self, machine: Object, endpoint: Endpoint) -> Outcome:
-        uid, goal = uid_of(machine), goal_of(machine)
+        uid = uid_of(machine)
+
+        def known() -> None:
+            self._endpoint_of[uid] = endpoint
+
+        left = self._endpoint_of.get(uid)
+        if left is not None and left is not endpoint:
+            # Of the two hypervisors of one agent the other had it: its copy ends first.
+            left_behind = await left.driver.observe(uid)
+            if (stale := self._stale_token(machine, left_behind)) is not None:
+                return await self._report(machine, left_behind, stale, Done())
+            await left.driver.destroy(uid)
+            del self._endpoint_of[uid]
         observed = await endpoint.driver.observe(uid)
-        stale = self._stale_token(machine, observed)
-        hindrance: Hindrance | None = stale
+        hindrance = self._stale_token(machine, observed)
         outcome: Outcome = Done()
-        if stale is None:
-            try:
-                outcome, hindrance = await self._step(machine, endpoint, observed, goal)
-            except Refused as refused:
-                outcome = Failed(refused.reason, str(refused))
-                hindrance = Hindrance(refused.reason, str(refused), stalled=True)
-            except Unavailable as unavailable:
-                outcome = Failed(unavailable.reason, str(unavailable), unavailable.retry_after_s)
-                hindrance = Hindrance(unavailable.reason, str(unavailable))
-            except DriverError as error:
-                outcome = Failed(error.reason, str(error))
-                hindrance = Hindrance(error.reason, str(error))
-            observed = await endpoint.driver.observe(uid)
-        if not observed.exists and goal is Goal.ABSENT:
+        if hindrance is None:
+            goal = next_goal(machine, observed)
+            step = NEXT[seen(observed), goal]
+            outcome, hindrance = await self._take(step, Subject(machine, endpoint, observed, goal, on_define=known))
+            if step not in _WITHOUT_EFFECT:
+                observed = await endpoint.driver.observe(uid)
+        if not observed.exists and wanted(machine) is Goal.ABSENT:
             self._endpoint_of.pop(uid, None)
-        return await self._report(machine, observed, goal, hindrance, outcome)
+        return await self._report(machine, observed, hindrance, outcome)
+
+    async def _take(self, step: Step, subject: Subject) -> tuple[Outcome, Hindrance | None]:
+        """The step; what the driver says against it becomes a hindrance."""
+        try:
+            return await self._acts.take(step, subject)
+        except StaleToken as stale:
+            hindrance = Hindrance(stale.reason, _stale_message(str(stale)), Progress.BLOCKED, stale.seen)
+            return Failed(stale.reason, str(stale)), hindrance
+        except Refused as refused:
+            hindrance = Hindrance(refused.reason, str(refused), Progress.STALLED)
+            return Failed(refused.reason, str(refused)), hindrance
+        except Unavailable as unavailable:
+            outcome = Failed(unavailable.reason, str(unavailable), unavailable.retry_after_s)
+            return outcome, Hindrance(unavailable.reason, str(unavailable))
+        except DriverError as error:
+            return Failed(error.reason, str(error)), Hindrance(error.reason, str(error))
 
     async def _report(
-        self, machine: Object, observed: Observed, goal: Goal, hindrance: Hindrance | None, outcome: Outcome
+        self, machine: Object, observed: Observed, hindrance: Hindrance | None, outcome: Outcome
     ) -> Outcome:
-        status = machine_status(machine, observed, goal, hindrance)
+        status = machine_status(machine, observed, hindrance)
         try:
             again_s = await self._reporter.report(machine, status)
         except Conflict:
@@ -121,87 +139,15 @@ class MachineReconciler:
         token = machine["status"]["placement"]["token"]
         if observed.owner is None or observed.owner.token <= token:
             return None
-        return Hindrance(
-            "StaleToken",
-            f"the host has seen token {observed.owner.token}, the placement has {token}: the cluster's database was "
-            f"put back; nothing is done until the machine is placed under a greater token",
-            stalled=True,
-        )
-
-    # --- steps --------------------------------------------------------------------------------------------------------
-
-    async def _step(
-        self, machine: Object, endpoint: Endpoint, observed: Observed, goal: Goal
-    ) -> tuple[Outcome, Hindrance | None]:
-        uid = uid_of(machine)
-        match NEXT[observed.power, goal]:
-            case Step.NONE:
-                if goal is not Goal.RUNNING:
-                    self._restarts.forget(uid)
-                self._asked_at.pop(uid, None)
-                if observed.exists:
-                    await self._take_over(machine, endpoint, observed)
-                return Done(), None
-            case Step.LOOK_AGAIN:
-                return Wait(LOOK_AGAIN_S, "look again"), None
-            case Step.START:
-                return await self._start(machine, endpoint, observed)
-            case Step.SHUT_DOWN:
-                return await self._shut_down(machine, endpoint, observed)
-            case Step.DESTROY:
-                await endpoint.driver.destroy(uid)
-                return Done(), None
-
-    async def _take_over(self, machine: Object, endpoint: Endpoint, observed: Observed) -> None:
-        """Write a newer token into the host's record; the guest does not notice."""
-        if observed.owner != owner_of(machine, self._cluster_id):
-            attachments = await self._disks.attachments(machine)
-            if not isinstance(attachments, Hindrance):
-                await endpoint.driver.define(desired_machine(machine, self._cluster_id, attachments))
-
-    async def _start(self, machine: Object, endpoint: Endpoint, observed: Observed) -> tuple[Outcome, Hindrance | None]:
-        uid = uid_of(machine)
-        wait_s = self._restarts.wait_s(uid, observed)
-        if wait_s > 0:
-            last = observed.last_exit
-            why = f"it ended again soon after its start ({last.reason}): {last.message}" if last else ""
-            return Wait(wait_s, "back-off"), Hindrance("BackOff", why)
-        attachments = await self._disks.attachments(machine)
-        if isinstance(attachments, Hindrance):
-            # A volume that gets ready here wakes its machine; one of another host's does not.
-            return Wait(2.0, attachments.reason), attachments
-        desired = desired_machine(machine, self._cluster_id, attachments)
-        unusable = [disk.name for disk in desired.disks if type(disk.attachment) not in endpoint.facts.attachments]
-        if unusable:
-            message = f"{endpoint.name} cannot attach the volumes of {', '.join(unusable)}"
-            return Failed("DiskNotAttachable", message), Hindrance("DiskNotAttachable", message, stalled=True)
-        # Known before it is made: should this task end in between, the machine is still found.
-        self._endpoint_of[uid] = endpoint
-        await endpoint.driver.define(desired)
-        await endpoint.driver.start(uid)
-        return Done(), None
-
-    async def _shut_down(
-        self, machine: Object, endpoint: Endpoint, observed: Observed
-    ) -> tuple[Outcome, Hindrance | None]:
-        """Ask the guest; when its time is over, power it off."""
-        uid, now, grace = uid_of(machine), datetime.now(UTC), grace_period(machine)
-        asked_at = observed.shut_down_asked_at or self._asked_at.get(uid)
-        driver = endpoint.driver
-        if not grace or not isinstance(driver, CanShutDown) or (asked_at is not None and now - asked_at >= grace):
-            await driver.power_off(uid)
-            return Wait(0.0, "powered off"), None
-        last_asked = self._asked_at.get(uid)
-        if asked_at is None or last_asked is None or now - last_asked >= ASK_AGAIN:
-            self._asked_at[uid] = now
-            if asked_at is None:
-                asked_at = now
-            await driver.shut_down(uid)
-        left = asked_at + grace - now
-        return Wait(min(left, ASK_AGAIN).total_seconds(), "the guest shuts down"), None
+        message = _stale_message(f"the host has seen token {observed.owner.token}, the placement has {token}")
+        return Hindrance("StaleToken", message, Progress.BLOCKED, observed.owner.token)
 
     async def _report_unknown_hypervisor(self, machine: Object, name: str) -> Outcome:
         message = f"this agent does not drive {name}; start it with that driver (--drivers)"
-        hindrance = Hindrance("NoSuchHypervisor", message, stalled=True)
+        hindrance = Hindrance("NoSuchHypervisor", message, Progress.BLOCKED)
         observed = Observed(power=PowerState.UNKNOWN, message=message)
-        return await self._report(machine, observed, goal_of(machine), hindrance, Done())
+        return await self._report(machine, observed, hindrance, Done())
+
+
+def _stale_message(what: str) -> str:
+    return f"{what}: the cluster's database was put back; nothing is done until the operator places it anew"

@@ -1,12 +1,24 @@
-"""How long a machine that keeps ending by itself waits for its next start (as a crashing container does)."""
+"""Whether, and how soon, a machine that ended by itself is started again (as a container is)."""
 
 from datetime import UTC, datetime
 
+from virtplane_api.vocabulary import ExitReason, RestartPolicy
 from virtplane_drivers.hypervisor.contract import Observed
 
 _FIRST_S = 5.0
 _CAP_S = 300.0
 _STABLE_S = 600.0
+
+
+def may_restart(policy: RestartPolicy, reason: ExitReason) -> bool:
+    """Whether the policy starts a machine again that ended so. A guest that shuts itself down has not failed."""
+    match policy:
+        case RestartPolicy.ALWAYS:
+            return True
+        case RestartPolicy.ON_FAILURE:
+            return reason is not ExitReason.GUEST_SHUTDOWN
+        case RestartPolicy.NEVER:
+            return False
 
 
 class Restarts:
@@ -33,7 +45,8 @@ class Restarts:
             return 0.0
         delay_s = min(_CAP_S, _FIRST_S * 2.0 ** (count - 1))
         passed_s = ((now or datetime.now(UTC)) - last.time).total_seconds()
-        return max(0.0, delay_s - passed_s)
+        # Bounded: the host's clock may have been put back.
+        return min(delay_s, max(0.0, delay_s - passed_s))
 
     def forget(self, uid: str) -> None:
         """Of a machine that was stopped as asked, or is gone."""

@@ -1,10 +1,11 @@
 """The agent's part of a machine's status, as a pure function of what was observed."""
 
-from dataclasses import dataclass
 from typing import Any
 
+from virtplane_agent.machines.desired import is_restart_due, wanted
+from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.steps import Goal
-from virtplane_api.kube.conditions import Condition, conditions_of, merged, timestamp
+from virtplane_api.kube.conditions import Condition, Status, conditions_of, merged, timestamp
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes, quantity_mib
 from virtplane_api.vocabulary import PowerState
@@ -18,48 +19,52 @@ OWNED = (
     "effective",
     "pendingChanges",
     "lastExit",
+    "restartedAt",
+    "restarts",
 )
 OWNED_CONDITIONS = ("Ready", "Reconciling", "Stalled")
 _MIB = 1 << 20
+_RESTARTABLE = (Goal.RUNNING, Goal.PAUSED)
+_RUNS = (PowerState.RUNNING, PowerState.PAUSED)
 
 
-@dataclass(frozen=True, slots=True)
-class Hindrance:
-    """What keeps the machine from where it is to be."""
-
-    reason: str
-    message: str
-    stalled: bool = False
-    """Nothing will change until somebody acts."""
-
-
-def machine_status(machine: Object, observed: Observed, goal: Goal, hindrance: Hindrance | None) -> dict[str, Any]:
+def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | None) -> dict[str, Any]:
     """All that the agent says of a machine."""
-    placement, generation = machine["status"]["placement"], machine["metadata"]["generation"]
+    placement, generation, goal = machine["status"]["placement"], machine["metadata"]["generation"], wanted(machine)
     gone = goal is Goal.ABSENT and not observed.exists
     # Not defined here yet is Stopped for a user: it does not run, and nothing hinders a start.
     power = observed.power or PowerState.STOPPED
     if gone:
         conditions = [Condition("Ready", "False", "Removed", "nothing of the machine is left on its host")]
+    elif hindrance is None and is_restart_due(machine, observed) and goal in _RESTARTABLE and power in _RUNS:
+        conditions = _reconciling("Restarting", f"restart as asked by restartedAt {machine['spec']['restartedAt']}")
     else:
         conditions = _conditions(observed, power, goal, hindrance)
+    host = {
+        "hypervisor": placement["hypervisor"],
+        "token": placement["token"],
+        "state": "Removed" if gone else "Present",
+    }
+    if hindrance is not None and hindrance.seen_token is not None:
+        host["seenToken"] = hindrance.seen_token
     status: dict[str, Any] = {
         "observedGeneration": generation,
-        "host": {
-            "hypervisor": placement["hypervisor"],
-            "token": placement["token"],
-            "state": "Removed" if gone else "Present",
-        },
+        "host": host,
         "powerState": power.value,
         "conditions": merged(conditions_of(machine), conditions, generation=generation),
     }
-    if power is PowerState.RUNNING and observed.started_at is not None:
+    if power in _RUNS and observed.started_at is not None:
         status["startTime"] = timestamp(observed.started_at)
     effective = _effective(observed.effective) if observed.effective is not None else None
     # What was pinned is kept in the resource while the host knows no machine: the next start is to look the same.
     status["effective"] = effective or machine["status"].get("effective")
-    if power is PowerState.RUNNING and observed.effective is not None:
+    if power in _RUNS and observed.effective is not None:
         status["pendingChanges"] = _pending_changes(machine, observed.effective)
+    # Of a machine that its host does not know (yet) stays said what was said before.
+    status["restarts"] = observed.restarts or machine["status"].get("restarts")
+    status["restartedAt"] = (
+        machine["status"].get("restartedAt") if observed.restarted_at is None else observed.restarted_at
+    )
     if observed.last_exit is not None:
         last_exit = {"reason": observed.last_exit.reason.value, "time": timestamp(observed.last_exit.time)}
         if observed.last_exit.message:
@@ -71,25 +76,43 @@ def machine_status(machine: Object, observed: Observed, goal: Goal, hindrance: H
 
 
 def _conditions(observed: Observed, power: PowerState, goal: Goal, hindrance: Hindrance | None) -> list[Condition]:
+    if hindrance is not None and hindrance.progress is Progress.BLOCKED:
+        status: Status = "Unknown" if power is PowerState.UNKNOWN else "False"
+        ready = Condition("Ready", status, hindrance.reason, hindrance.message)
+        return [ready, Condition("Stalled", "True", hindrance.reason, hindrance.message)]
     if power is PowerState.UNKNOWN:
         reason, message = "Unresponsive", observed.message or "the machine's hypervisor process does not answer"
         return [Condition("Ready", "Unknown", reason, message), Condition("Reconciling", "True", reason, message)]
     if power.value == goal.value:
         return [Condition("Ready", "True", power.value, "")]
-    if hindrance is not None:
-        ready = Condition("Ready", "False", hindrance.reason, hindrance.message)
-        kind = "Stalled" if hindrance.stalled else "Reconciling"
-        return [ready, Condition(kind, "True", hindrance.reason, hindrance.message)]
-    reason, message = _in_between(power, goal)
+    if hindrance is None:
+        return _reconciling(*_in_between(power, goal))
+    ready = Condition("Ready", "False", hindrance.reason, hindrance.message)
+    match hindrance.progress:
+        case Progress.RECONCILING:
+            return [ready, Condition("Reconciling", "True", hindrance.reason, hindrance.message)]
+        case Progress.STALLED | Progress.BLOCKED:
+            return [ready, Condition("Stalled", "True", hindrance.reason, hindrance.message)]
+        case Progress.HELD:
+            return [ready]
+
+
+def _reconciling(reason: str, message: str) -> list[Condition]:
     return [Condition("Ready", "False", reason, message), Condition("Reconciling", "True", reason, message)]
 
 
 def _in_between(power: PowerState, goal: Goal) -> tuple[str, str]:
-    if power is PowerState.PAUSED and goal is Goal.RUNNING:
-        return "Paused", "the machine was paused on its host, by hand or by an I/O error"
     match goal:
+        case Goal.RUNNING if power is PowerState.SUSPENDED:
+            return "Resuming", "the machine goes on from its suspended memory"
+        case Goal.RUNNING if power is PowerState.PAUSED:
+            return "Resuming", "the machine is let go on"
         case Goal.RUNNING:
             return "Starting", "the machine is being started"
+        case Goal.PAUSED:
+            return "Pausing", "the machine is being paused"
+        case Goal.SUSPENDED:
+            return "Suspending", "the machine's memory is being written to its pool"
         case Goal.STOPPED:
             return "ShuttingDown", "the guest was asked to shut down"
         case Goal.ABSENT:

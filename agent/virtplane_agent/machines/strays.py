@@ -17,6 +17,9 @@ from virtplane_drivers.hypervisor.contract import Observed
 
 _log = logging.getLogger(__name__)
 
+LOOK_AGAIN_S = 60.0
+"""No watch tells of what is placed elsewhere."""
+
 
 class Strays:
     """Decides on machines without an object; keeps the list of orphans by Hypervisor."""
@@ -51,7 +54,7 @@ class Strays:
         obj = await self._read(observed)
         if obj is None or uid_of(obj) != uid:
             self._list(endpoint.name, uid, observed)
-            return Done()
+            return Wait(LOOK_AGAIN_S, "an orphan may get an object again")
         placement = obj.get("status", {}).get("placement") or {}
         if placement.get("agentName") == self._agent_name:
             return Wait(1.0, "placed here; the watch has not said so yet")
@@ -62,7 +65,7 @@ class Strays:
             self.forget(uid)
             return Done()
         self._list(endpoint.name, uid, observed)
-        return Done()
+        return Wait(LOOK_AGAIN_S, "it may be placed anew")
 
     async def _read(self, observed: Observed) -> Object | None:
         try:

@@ -10,8 +10,8 @@ from virtplane_agent.volumes.desired import desired_volume, lost_message, pool_o
 from virtplane_agent.volumes.status import hindered_status, removed_status, volume_status
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import Object, is_being_deleted, uid_of
-from virtplane_api.models.volume import DeletionPolicy
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
+from virtplane_api.vocabulary import DeletionPolicy
 from virtplane_drivers.errors import DriverError, Refused, Unavailable
 from virtplane_drivers.storage.contract import Failure, ObservedVolume, Pool, StorageDriver, VolumeState
 
@@ -65,8 +65,11 @@ class VolumeReconciler:
         pool = pool_of(volume, self._pools)
         if isinstance(pool, str):
             return await self._hindered(volume, Failure("PoolNotFound", pool, _POOL_AGAIN_S))
+        driver = self._storage.get(pool.type)
+        if driver is None:
+            return await self._hindered(volume, _no_driver(pool))
         try:
-            await self._storage[pool.type].delete(pool, uid_of(volume))
+            await driver.delete(pool, uid_of(volume))
         except DriverError as error:
             return await self._hindered(volume, _failure_of(error))
         return await self._report(volume, removed_status(volume, "Deleted", ""), Done())
@@ -77,8 +80,7 @@ class VolumeReconciler:
             return await self._hindered(volume, Failure("PoolNotFound", pool, _POOL_AGAIN_S))
         driver = self._storage.get(pool.type)
         if driver is None:
-            message = f"this agent has no storage driver for pools of type {pool.type}"
-            return await self._hindered(volume, Failure("NoSuchDriver", message, None))
+            return await self._hindered(volume, _no_driver(pool))
         try:
             observed = await self._begin(volume, pool, driver)
         except DriverError as error:
@@ -130,6 +132,11 @@ class VolumeReconciler:
         vm_uid = (volume["status"].get("claim") or {}).get("vmUID")
         if vm_uid:
             self._on_ready(vm_uid)
+
+
+def _no_driver(pool: Pool) -> Failure:
+    message = f"this agent has no storage driver for pools of type {pool.type}; start it with one (--drivers)"
+    return Failure("NoSuchDriver", message, None)
 
 
 def _failure_of(error: DriverError) -> Failure:

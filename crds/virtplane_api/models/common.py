@@ -20,6 +20,19 @@ ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBD
 Uid = Annotated[str, Field(min_length=1, max_length=64)]
 """metadata.uid of an object."""
 
+Time = Annotated[
+    str,
+    Field(
+        max_length=40,
+        pattern=(
+            r"^[1-9][0-9]{3}-[01][0-9]-[0-3][0-9]T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
+            r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+        ),
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+"""An RFC 3339 time that a user writes. The format alone lets texts through that are none, such as `10:00:x5Z`."""
+
 Message = Annotated[str, Field(max_length=4096)]
 _MAX_COUNTER = (1 << 53) - 1
 """What every JSON parser keeps exact; the API server takes bounds as floating-point numbers and refuses 2^63 - 1."""
@@ -85,4 +98,12 @@ class HostStatus(StructuralModel):
     state: HostState = Field(
         description="Present: it exists on the host. Removed: nothing of it is left there, its finalizer may go.",
         examples=["Present"],
+    )
+    seen_token: Token | None = Field(
+        default=None,
+        description=(
+            "A token greater than the placement's, seen on the host or on a disk: the cluster's database was put back. "
+            "The operator places the object anew, above it."
+        ),
+        examples=[8],
     )

@@ -14,19 +14,22 @@ from virtplane_api.models.common import (
     HostStatus,
     Message,
     ObjectName,
+    Time,
     Token,
     Uid,
 )
 from virtplane_api.models.transition_rules import PLACEMENT_KEPT, STATUS_PLACEMENT_KEPT, TOKEN_GROWS, unchanged
 from virtplane_api.models.volume import VolumeTemplate
 from virtplane_api.names import CATEGORY, GROUP, VERSION
-from virtplane_api.vocabulary import DiskType, ExitReason, PowerState
+from virtplane_api.vocabulary import DiskType, ExitReason, PowerState, RestartPolicy
 
 
 class DesiredPowerState(StrEnum):
     """What can be asked of a machine."""
 
     RUNNING = "Running"
+    PAUSED = "Paused"
+    SUSPENDED = "Suspended"
     STOPPED = "Stopped"
 
 
@@ -141,10 +144,29 @@ class VirtualMachineSpec(StructuralModel):
 
     power_state: DesiredPowerState = Field(
         description=(
-            "Running: the machine runs. Stopped: the guest is asked to shut down and is powered off after "
-            "terminationGracePeriodSeconds; a machine that is stopped as asked is Ready."
+            "Running: the machine runs. Paused: its processors are held, its memory stays in place. Suspended: its "
+            "memory is written to its pool and its process ended; it goes on from there, after a reboot of the host "
+            "too. Stopped: the guest is asked to shut down and is powered off after terminationGracePeriodSeconds. A "
+            "machine that is as asked is Ready, stopped or not."
         ),
         examples=["Running"],
+    )
+    restart_policy: RestartPolicy | None = Field(
+        default=None,
+        description=(
+            "Whether the machine is started again after the guest itself stopped or died. Always, the default. "
+            "OnFailure: not when the guest shut itself down. Never: it stays off until restartedAt or powerState "
+            "asks for it. One that keeps ending waits, 5 s doubling up to 300 s."
+        ),
+        examples=["Always"],
+    )
+    restarted_at: Time | None = Field(
+        default=None,
+        description=(
+            "A time newer than status.restartedAt asks for one restart: the guest is shut down as for Stopped, and "
+            "started with the spec of now. A machine that is off by itself is started."
+        ),
+        examples=["2026-11-24T10:00:00Z"],
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=0, le=86400)] | None = Field(
         default=None,
@@ -268,6 +290,16 @@ class VirtualMachineStatus(StructuralModel):
         description="What the machine was last seen doing. Unknown: it was not seen lately. The agent's.",
         examples=["Running"],
     )
+    restarted_at: Time | None = Field(
+        default=None,
+        description="The spec.restartedAt that the present or last run answers. The agent's.",
+        examples=["2026-11-24T10:00:00Z"],
+    )
+    restarts: Annotated[int, Field(ge=0, le=1 << 31)] | None = Field(
+        default=None,
+        description="How often the machine was started again after it had ended by itself.",
+        examples=[2],
+    )
     start_time: datetime | None = Field(
         default=None, description="When the running guest was started.", examples=["2026-11-24T10:00:00Z"]
     )
@@ -322,5 +354,6 @@ VIRTUAL_MACHINE = CustomResource(
         PrinterColumn("CPU", "integer", ".spec.cpu.cores", "Number of virtual CPUs.", priority=1),
         PrinterColumn("Memory", "string", ".spec.memory.size", "Size of the memory.", priority=1),
         PrinterColumn("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", "Why.", priority=1),
+        PrinterColumn("Restarts", "integer", ".status.restarts", "Starts after an end by itself.", priority=1),
     ),
 )

@@ -1,6 +1,5 @@
 """Volume: a disk that lives in a StoragePool and outlives, or not, the machine that uses it."""
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -17,14 +16,7 @@ from virtplane_api.models.common import (
 )
 from virtplane_api.models.transition_rules import PLACEMENT_KEPT, TOKEN_GROWS, unchanged
 from virtplane_api.names import CATEGORY, GROUP, VERSION
-from virtplane_api.vocabulary import DiskFormat
-
-
-class DeletionPolicy(StrEnum):
-    """What becomes of the data when the Volume is deleted."""
-
-    DELETE = "Delete"
-    RETAIN = "Retain"
+from virtplane_api.vocabulary import DeletionPolicy, DiskFormat
 
 
 class HttpSource(StructuralModel):

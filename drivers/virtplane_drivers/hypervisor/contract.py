@@ -10,12 +10,15 @@ at the same time by two tasks; those of different machines are, and a machine th
 
 ::
 
-                 define                start
-      absent ───────────► STOPPED ───────────────► RUNNING
-        ▲                  │  ▲                        │ shut_down (asked; the guest ends itself), power_off,
-        └──── destroy ─────┘  └────────────────────────┘ or the guest ends, crashes, the host reboots
+                 define                start                     pause
+      absent ───────────► STOPPED ───────────────► RUNNING ◄──────────────► PAUSED (also by an I/O error)
+        ▲                  │  ▲                     │ │  ▲       resume        │
+        └──── destroy ─────┘  └─────────────────────┘ │  │                     │
+                 shut_down (asked; the guest ends     │  └─ start ─┐           │
+                 itself), power_off, or the guest     └─ suspend ─►SUSPENDED◄──┘
+                 ends, crashes, the host reboots
 
-`destroy` is also allowed while RUNNING, and then ends the machine first, by force.
+`destroy` is allowed in every state, and ends the machine first, by force.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -57,6 +60,8 @@ class Disk:
     type: DiskType = DiskType.DISK
     boot_order: int | None = None
     """The lowest boots first; None: not asked for."""
+    claim_is_confirmed: bool = True
+    """The disk was just seen to be given to this machine. Only then may it be taken from another that used it last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,9 @@ class Desired:
     disks: tuple[Disk, ...] = ()
     pinned: Pinned = field(default_factory=Pinned)
     """From the resource's status; a driver that has a record of its own prefers the record."""
+    restarted_at: str = ""
+    """An opaque word that a run keeps from its start, and `observe` gives back: which request for a restart the run
+    answers. Without it a restart that was asked for once could happen twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,14 @@ class Observed:
     """UTC; when the running guest was started."""
     shut_down_asked_at: datetime | None = None
     """UTC; when the running guest was first asked to shut down. Survives a restart of the agent."""
+    restarted_at: str | None = None
+    """`Desired.restarted_at` of the present or the last run; None: not known (it never ran, or the record was lost)."""
+    restarts: int = 0
+    """How often the machine was started after it had ended by itself."""
+    ended_by_itself: bool = False
+    """Of a STOPPED machine: nobody asked for the end of its last run, nor for its being off since (`power_off`)."""
+    has_io_error: bool = False
+    """Of a PAUSED machine: the hypervisor paused it as a disk cannot be written; `message` says which."""
     last_exit: Exit | None = None
     message: str = ""
 
@@ -184,14 +200,20 @@ class HypervisorDriver(AbstractAsyncContextManager["HypervisorDriver"], Protocol
     async def start(self, uid: str) -> None:
         """Run the defined machine; returns when the hypervisor runs it (not when the guest is up).
 
+        A SUSPENDED one goes on where it was, with the definition of then.
+
         Raises:
             LaunchFailed: the hypervisor refused it; the machine stays STOPPED.
-            Unavailable: no room or no answer now.
+            StaleToken: a disk was used under a greater token; the machine stays STOPPED.
+            Unavailable: no room or no answer now, or a disk is in use (DiskInUse).
         """
         ...
 
     async def power_off(self, uid: str) -> None:
-        """End the guest at once, as by pulling the plug. Never asks it, and never loses the definition."""
+        """End the guest at once, as by pulling the plug. Never asks it, and never loses the definition.
+
+        Of a machine that is off: that is now as asked (`Observed.ended_by_itself` becomes False).
+        """
         ...
 
     async def destroy(self, uid: str) -> None:
@@ -208,7 +230,40 @@ class CanShutDown(Protocol):
     """A hypervisor that can ask a guest to shut down."""
 
     async def shut_down(self, uid: str) -> None:
-        """Ask the guest to shut down, as by the ACPI power button. It may refuse; asking again is allowed."""
+        """Ask the guest to shut down, as by the ACPI power button. It may refuse; asking again is allowed.
+
+        A PAUSED guest is resumed for it: it could not hear the question.
+        """
+        ...
+
+    async def withdraw_shut_down(self, uid: str) -> None:
+        """Forget that the guest was asked: an end of it is its own from now on, and the next request is a first one."""
+        ...
+
+
+@runtime_checkable
+class CanPause(Protocol):
+    """A hypervisor that can hold a guest, its memory in place."""
+
+    async def pause(self, uid: str) -> None:
+        """Hold the guest's processors."""
+        ...
+
+    async def resume(self, uid: str) -> None:
+        """Let a PAUSED guest go on. One that still cannot write its disk pauses again."""
+        ...
+
+
+@runtime_checkable
+class CanSuspend(Protocol):
+    """A hypervisor that can put a guest's memory on a disk, and end its process."""
+
+    async def suspend(self, uid: str) -> None:
+        """Begin to suspend, or go on with it; SUSPENDED is seen in `observe` later. Until then it is RUNNING.
+
+        Raises:
+            Unavailable: it failed, for example as no space is left; the guest runs on.
+        """
         ...
 
 
@@ -221,5 +276,10 @@ class HasSerialLog(Protocol):
         ...
 
 
-CAPABILITIES: Mapping[str, type] = {"ShutDown": CanShutDown, "SerialConsole": HasSerialLog}
+CAPABILITIES: Mapping[str, type] = {
+    "Pause": CanPause,
+    "SerialConsole": HasSerialLog,
+    "ShutDown": CanShutDown,
+    "Suspend": CanSuspend,
+}
 """The name in Hypervisor.status.capabilities of each protocol that a driver may keep beyond `HypervisorDriver`."""

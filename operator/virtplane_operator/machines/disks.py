@@ -113,5 +113,5 @@ def _pool_of(store: Store, disk: dict[str, Any], volume: Object | None, field: s
     if volume is None:
         return pool_for(store, disk["volume"].get("poolName", ""), f"{field}.volume")
     placed_in = placement_of(volume).get("poolName")
-    where = f"{field}.volumeName" if "volumeName" in disk else f"{field}.volume"
+    where = f"{field}.volumeName (Volume {disk['volumeName']}): spec" if "volumeName" in disk else f"{field}.volume"
     return pool_for(store, placed_in or volume["spec"].get("poolName", ""), where)

@@ -91,6 +91,12 @@ class MachineReconciler:
 
     async def _watch_over(self, machine: Object) -> Outcome:
         placement = placement_of(machine)
+        seen = (machine["status"].get("host") or {}).get("seenToken", 0)
+        if seen >= placement["token"]:
+            note = f"its host has seen token {seen}: placed anew on {placement['hypervisor']} above it"
+            await self._apply(machine, placed_status(machine, {**placement, "token": seen + 1}))
+            self._events.record(machine, reason="StaleToken", action="Placing", note=note, type_="Warning")
+            return Done()
         if self._health.is_silent(placement.get("agentName", "")):
             status = silent_status(machine)
             owned: tuple[str, ...] = (*OWNED, "powerState")

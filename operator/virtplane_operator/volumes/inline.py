@@ -7,8 +7,8 @@ disks of the one before.
 from typing import Any
 
 from virtplane_api.kube.resources import VIRTUAL_MACHINES, VOLUMES, Object, uid_of
-from virtplane_api.models.volume import DeletionPolicy
 from virtplane_api.names import HOST_STATE_FINALIZER, MACHINE_LABEL, MACHINE_UID_LABEL
+from virtplane_api.vocabulary import DeletionPolicy
 
 
 def volume_name(machine: Object, disk_name: str) -> str:

@@ -80,8 +80,9 @@ class AgentHealth:
         """Judge by what was just read."""
         now = self._clock()
         if self._must_restart_clocks:
-            for sign in self._signs.values():
-                sign.since = now
+            for agent, sign in self._signs.items():
+                if agent not in self._silent:
+                    sign.since = now
             self._must_restart_clocks = False
         flipped: set[str] = set()
         for lease in leases:

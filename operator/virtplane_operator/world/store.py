@@ -5,9 +5,12 @@ puts the copy ahead of the watch, whose late echo must not take it back. (Kubern
 resourceVersions of one kind compare as numbers; etcd always gave such.)
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 from virtplane_api.kube.resources import Key, Object, Resource, key_of, uid_of
+
+_REMEMBERED = 10_000
 
 ChangeListener = Callable[[Resource, Key, Object | None, Object | None], None]
 """Told of the kind, the key, and the object before and after; None: there was, or is, none."""
@@ -18,6 +21,8 @@ class Store:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, Object]] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        """UIDs of objects that went, the last ones: a list that was read before must not bring them back."""
         self._listeners: list[ChangeListener] = []
 
     def listen(self, listener: ChangeListener) -> None:
@@ -37,7 +42,7 @@ class Store:
         key = key_of(obj)
         objects = self._objects.setdefault(resource.plural, {})
         old = objects.get(key)
-        if old is not None and version_of(old) >= version_of(obj):
+        if uid_of(obj) in self._gone or (old is not None and version_of(old) >= version_of(obj)):
             return
         objects[key] = obj
         self._tell(resource, key, old, obj)
@@ -57,6 +62,9 @@ class Store:
         old = self.get(resource, key)
         if old is not None and uid_of(old) == uid_of(obj):
             del self._objects[resource.plural][key]
+            self._gone[uid_of(old)] = None
+            if len(self._gone) > _REMEMBERED:
+                self._gone.popitem(last=False)
             self._tell(resource, key, old, None)
 
     def replace_all(self, resource: Resource, listed: Iterable[Object], list_version: str) -> None:

@@ -97,12 +97,52 @@ STRINGS = (
     b"\r\n\0"  #         7ca7 newline
     + f"{POWER_BUTTON_PRESSED}\r\n\0".encode()  # 7caa pressed
     + f"{GREETING}\r\n\0".encode()  #             7cc7 greeting
-    + b"\0\0\0\0\0\0"  # 7ce9 nothing: limit and base of the empty interrupt table
+    + b"\0\0\0\0\0\0\0"  # 7ce9 nothing: limit and base of the empty interrupt table
+)
+# Further endings, behind the strings. The watchdog is q35's own (iTCO): registers at 0x660, and a bit in the chipset's
+# memory, above what 16 bits reach, that keeps it from biting.
+ENDINGS = bytes.fromhex(
+    "ba0505"  #          7cf0 panic:   mov $0x505, %dx        pvpanic
+    "b001"  #            7cf3          mov $1, %al
+    "ee"  #              7cf5          out %al, %dx
+    "e96cff"  #          7cf6          jmp hang
+    "fa"  #              7cf9 unfed:   cli
+    "0f0116657d"  #      7cfa          lgdt gdtr              %fs over all memory ("unreal mode")
+    "0f20c0"  #          7cff          mov %cr0, %eax
+    "0c01"  #            7d02          or $1, %al
+    "0f22c0"  #          7d04          mov %eax, %cr0
+    "bb0800"  #          7d07          mov $8, %bx
+    "8ee3"  #            7d0a          mov %bx, %fs
+    "24fe"  #            7d0c          and $0xfe, %al
+    "0f22c0"  #          7d0e          mov %eax, %cr0
+    "fb"  #              7d11          sti
+    "66bf10f4d1fe"  #    7d12          mov $0xfed1f410, %edi  chipset's general control and status:
+    "64678027df"  #      7d18          andb $0xdf, %fs:(%edi) clear "no reboot"
+    "ba7206"  #          7d1d          mov $0x672, %dx        two periods of 1.2 s until it bites
+    "b80200"  #          7d20          mov $2, %ax
+    "ef"  #              7d23          out %ax, %dx
+    "ba6806"  #          7d24          mov $0x668, %dx        let it run
+    "31c0"  #            7d27          xor %ax, %ax
+    "ef"  #              7d29          out %ax, %dx
+    "ba6006"  #          7d2a          mov $0x660, %dx        from the beginning
+    "ef"  #              7d2d          out %ax, %dx
+    "e934ff"  #          7d2e          jmp hang
+    "be4d7d"  #          7d31 write:   mov $packet, %si       32 KiB to the disk, by the BIOS
+    "b80043"  #          7d34          mov $0x4300, %ax
+    "b280"  #            7d37          mov $0x80, %dl
+    "cd13"  #            7d39          int $0x13
+    "0f8226ff"  #        7d3b          jc hang
+    "668306557d40"  #    7d3f          addl $64, packet + 8   behind them the next time,
+    "66ff06a87d"  #      7d45          incl last              which is the next second
+    "e9d3fe"  #          7d4a          jmp second
+    "10004000007c00004000000000000000"  # 7d4d packet
+    "ffff00000092cf00"  # 7d5d                                 a data segment of 4 GiB
+    "0f00557d0000"  #    7d65 gdtr
 )
 CHOICES_AT = 0x1A8
 """Behind the code: last (4 bytes, the second that ends it, 0 for none), buttons (2), ending (2, an address)."""
 
-HANG, OFF, CRASH = 0x7C65, 0x7C5E, 0x7C69
+HANG, OFF, CRASH, PANIC, UNFED, WRITE = 0x7C65, 0x7C5E, 0x7C69, 0x7CF0, 0x7CF9, 0x7D31
 POWER_BUTTON = 0x100
 
 
@@ -117,10 +157,16 @@ class BootSectorKind(StrEnum):
     """It powers itself off after the given number of ticks (QMP: SHUTDOWN, reason guest-shutdown)."""
     CRASHES = "crashes"
     """It resets by a triple fault after the given number of ticks (QMP: RESET, reason guest-reset), and boots again."""
+    PANICS = "panics"
+    """It tells pvpanic of a panic after the given number of ticks (QMP: GUEST_PANICKED)."""
+    UNFED = "unfed"
+    """It winds up q35's watchdog after the given number of ticks and never feeds it (QMP: WATCHDOG, seconds later)."""
+    WRITES = "writes"
+    """From the given tick on it writes 32 KiB more to its disk each second; an error ends the ticks."""
 
 
 def boot_sector(kind: BootSectorKind, ticks: int = 3) -> bytes:
-    """The first sector of the disk. `ticks` is when POWERS_OFF and CRASHES end; the others tick for ever."""
+    """The first sector of the disk. `ticks` is when those that end or write begin to; the others tick for ever."""
     if ticks < 1:
         raise ValueError(f"ticks must be at least 1, not {ticks}")
     last, buttons, ending = {
@@ -128,8 +174,11 @@ def boot_sector(kind: BootSectorKind, ticks: int = 3) -> bytes:
         BootSectorKind.OBEDIENT: (0, POWER_BUTTON, HANG),
         BootSectorKind.POWERS_OFF: (ticks, 0, OFF),
         BootSectorKind.CRASHES: (ticks, 0, CRASH),
+        BootSectorKind.PANICS: (ticks, 0, PANIC),
+        BootSectorKind.UNFED: (ticks, 0, UNFED),
+        BootSectorKind.WRITES: (ticks, 0, WRITE),
     }[kind]
-    program = (CODE + STRINGS).ljust(CHOICES_AT, b"\0") + struct.pack("<IHH", last, buttons, ending)
+    program = (CODE + STRINGS + ENDINGS).ljust(CHOICES_AT, b"\0") + struct.pack("<IHH", last, buttons, ending)
     return program.ljust(446, b"\0") + _partition_table(IMAGE_BYTES // SECTOR_BYTES) + b"\x55\xaa"
 
 

@@ -14,7 +14,9 @@ from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import (
     ABSENT,
     CAPABILITIES,
+    CanPause,
     CanShutDown,
+    CanSuspend,
     Cpu,
     HypervisorDriver,
     Observed,
@@ -227,3 +229,121 @@ async def test_what_it_says_it_can_do_it_has_the_methods_for(driver: HypervisorD
     assert 0 < facts.allocatable_memory_mib <= facts.memory_mib
     assert facts.cpu_cores > 0
     assert facts.attachments
+
+
+async def test_a_paused_machine_stays_so_over_drivers_until_it_is_resumed(host: Host) -> None:
+    async with host.open() as driver:
+        assert isinstance(driver, CanPause)
+        desired = machine(host)
+        await driver.define(desired)
+        await driver.start(desired.uid)
+        await driver.pause(desired.uid)
+        await driver.pause(desired.uid)
+        seen = await driver.observe(desired.uid)
+        assert (seen.power, seen.has_io_error) == (PowerState.PAUSED, False)
+    async with host.open() as driver:
+        assert isinstance(driver, CanPause)
+        assert (await driver.observe(desired.uid)).power is PowerState.PAUSED
+        await driver.resume(desired.uid)
+        await driver.resume(desired.uid)
+        assert (await driver.observe(desired.uid)).power is PowerState.RUNNING
+
+
+async def test_a_suspended_machine_goes_on_where_it_was_with_the_definition_of_then(host: Host) -> None:
+    async with host.open() as driver:
+        desired = machine(host)
+        await driver.define(desired)
+        await driver.start(desired.uid)
+        before = await driver.observe(desired.uid)
+        suspended = await until_suspended(driver, desired.uid)
+        assert suspended.effective == before.effective
+        await driver.define(replace(desired, cpu=Cpu(2)))
+    async with host.open() as driver:
+        assert (await driver.observe(desired.uid)).power is PowerState.SUSPENDED
+        await driver.start(desired.uid)
+        awake = await driver.observe(desired.uid)
+        assert (awake.power, awake.effective, awake.last_exit) == (PowerState.RUNNING, before.effective, None)
+        await driver.power_off(desired.uid)
+        await driver.start(desired.uid)
+        fresh = await driver.observe(desired.uid)
+        assert fresh.effective is not None
+        assert fresh.effective.cpu.cores == 2
+
+
+async def until_suspended(driver: HypervisorDriver, uid: str) -> Observed:
+    assert isinstance(driver, CanSuspend)
+    async with asyncio.timeout(30):
+        while (seen := await driver.observe(uid)).power is not PowerState.SUSPENDED:
+            assert seen.power is PowerState.RUNNING
+            await driver.suspend(uid)
+            await asyncio.sleep(0.05)
+    return seen
+
+
+async def test_power_off_gives_a_suspended_machine_s_memory_up(host: Host, driver: HypervisorDriver) -> None:
+    desired = machine(host)
+    await driver.define(desired)
+    await driver.start(desired.uid)
+    await until_suspended(driver, desired.uid)
+    await driver.power_off(desired.uid)
+    seen = await driver.observe(desired.uid)
+    assert seen.power is PowerState.STOPPED
+    assert seen.last_exit is not None
+    assert (seen.last_exit.reason, seen.ended_by_itself) == (ExitReason.POWERED_OFF, False)
+
+
+async def test_destroy_leaves_nothing_of_a_suspended_machine(host: Host, driver: HypervisorDriver) -> None:
+    desired = machine(host)
+    await driver.define(desired)
+    await driver.start(desired.uid)
+    await until_suspended(driver, desired.uid)
+    await driver.destroy(desired.uid)
+    assert await driver.observe(desired.uid) == ABSENT
+
+
+async def test_an_end_that_nobody_asked_for_is_remembered_until_a_start_or_a_power_off(host: Host) -> None:
+    async with host.open() as driver:
+        desired = machine(host)
+        await driver.define(desired)
+        await driver.start(desired.uid)
+        host.end_guest(desired.uid)
+        assert (await until_stopped(driver, desired.uid)).ended_by_itself
+    async with host.open() as driver:
+        assert (await driver.observe(desired.uid)).ended_by_itself
+        await driver.start(desired.uid)
+        again = await driver.observe(desired.uid)
+        assert (again.ended_by_itself, again.restarts) == (False, 1)
+        host.end_guest(desired.uid)
+        assert (await until_stopped(driver, desired.uid)).ended_by_itself
+        await driver.power_off(desired.uid)
+        settled = await driver.observe(desired.uid)
+        assert (settled.power, settled.ended_by_itself) == (PowerState.STOPPED, False)
+        assert settled.last_exit is not None
+        assert settled.last_exit.reason is ExitReason.CRASHED
+        await driver.start(desired.uid)
+        assert (await driver.observe(desired.uid)).restarts == 1
+
+
+async def test_which_restart_a_run_answers_is_known_to_the_next_driver_too(host: Host) -> None:
+    async with host.open() as driver:
+        desired = replace(machine(host), restarted_at="2026-11-24T10:00:00Z")
+        await driver.define(desired)
+        assert (await driver.observe(desired.uid)).restarted_at is None
+        await driver.start(desired.uid)
+        await driver.define(replace(desired, restarted_at="2026-11-24T11:00:00Z"))
+    async with host.open() as driver:
+        assert (await driver.observe(desired.uid)).restarted_at == "2026-11-24T10:00:00Z"
+        await driver.power_off(desired.uid)
+        await driver.start(desired.uid)
+        assert (await driver.observe(desired.uid)).restarted_at == "2026-11-24T11:00:00Z"
+
+
+async def test_a_withdrawn_request_to_shut_down_leaves_no_trace(host: Host, driver: HypervisorDriver) -> None:
+    desired = machine(host, obedient=False)
+    await driver.define(desired)
+    await driver.start(desired.uid)
+    assert isinstance(driver, CanShutDown)
+    await driver.shut_down(desired.uid)
+    await driver.withdraw_shut_down(desired.uid)
+    seen = await driver.observe(desired.uid)
+    assert (seen.power, seen.shut_down_asked_at) == (PowerState.RUNNING, None)

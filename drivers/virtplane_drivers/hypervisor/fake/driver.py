@@ -58,7 +58,7 @@ class FakeHypervisor(HypervisorDriver):
             memory_mib=self._memory_mib,
             allocatable_memory_mib=self._memory_mib,
             attachments=frozenset({FakeAttachment, FileAttachment}),
-            capabilities=frozenset({"SerialConsole", "ShutDown"}),
+            capabilities=frozenset({"Pause", "SerialConsole", "ShutDown", "Suspend"}),
             missing={"HardwareAcceleration": "a fake hypervisor runs nothing"},
         )
 
@@ -79,8 +79,12 @@ class FakeHypervisor(HypervisorDriver):
             effective=machine.running or machine.defined,
             started_at=machine.started_at,
             shut_down_asked_at=machine.shut_down_asked_at,
+            restarted_at=machine.restarted_at,
+            restarts=machine.restarts,
+            ended_by_itself=machine.ended_by_itself,
+            has_io_error=machine.has_io_error,
             last_exit=machine.last_exit,
-            message="the fake machine was told to hang" if machine.hangs else "",
+            message=machine.message,
         )
 
     async def define(self, desired: Desired) -> None:
@@ -94,7 +98,7 @@ class FakeHypervisor(HypervisorDriver):
         self._known(uid)
         if self.faults.start_s:
             await asyncio.sleep(self.faults.start_s)
-        if self._known(uid).running is None:
+        if self._known(uid).power in (PowerState.STOPPED, PowerState.SUSPENDED):
             self.world.run(uid)
 
     async def power_off(self, uid: str) -> None:
@@ -104,6 +108,28 @@ class FakeHypervisor(HypervisorDriver):
         machine = self.world.machines.get(uid)
         asked = machine is not None and machine.shut_down_asked_at is not None
         self.world.end(uid, ExitReason.POWERED_OFF, "its grace period was over" if asked else "")
+        if machine is not None and machine.ended_by_itself:
+            machine.ended_by_itself = False
+            self.world.save()
+
+    async def pause(self, uid: str) -> None:
+        """Hold the guest."""
+        self.faults.meet("pause", uid)
+        if self._known(uid).running is not None:
+            self.world.pause(uid)
+
+    async def resume(self, uid: str) -> None:
+        """Let the guest go on, unless its disk is still full."""
+        self.faults.meet("resume", uid)
+        machine = self._known(uid)
+        if machine.paused and not machine.has_io_error:
+            self.world.resume(uid)
+
+    async def suspend(self, uid: str) -> None:
+        """Put the guest's memory away, at once."""
+        self.faults.meet("suspend", uid)
+        if self._known(uid).running is not None:
+            self.world.suspend(uid)
 
     async def shut_down(self, uid: str) -> None:
         """Ask the guest; it ends after `faults.shut_down_s`."""
@@ -113,12 +139,19 @@ class FakeHypervisor(HypervisorDriver):
             raise Unresponsive("the fake machine was told to hang")
         if machine.running is None:
             return
+        if machine.paused and not machine.has_io_error:
+            self.world.resume(uid)
         if machine.shut_down_asked_at is None:
             machine.shut_down_asked_at = datetime.now(UTC)
         delay_s = self.faults.shut_down_s
         if delay_s is not None and uid not in self._shut_downs:
             loop = asyncio.get_running_loop()
             self._shut_downs[uid] = loop.call_later(delay_s, self._shuts_down, uid)
+
+    async def withdraw_shut_down(self, uid: str) -> None:
+        """Forget that the guest was asked."""
+        self._forget_shut_down(uid)
+        self._known(uid).shut_down_asked_at = None
 
     async def destroy(self, uid: str) -> None:
         """Forget the machine."""

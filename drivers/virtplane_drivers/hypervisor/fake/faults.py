@@ -21,7 +21,7 @@ class Faults:
     _errors: dict[tuple[str, str], deque[DriverError]] = field(default_factory=dict)
 
     def refuse(self, verb: str, error: DriverError, *, uid: str = ANY, times: int = 1) -> None:
-        """The next `times` calls of a verb (`define`, `start`, `power_off`, `destroy`, `shut_down`) raise `error`."""
+        """The next `times` calls of a verb (`define`, `start`, `pause`, ...) raise `error`."""
         self._errors.setdefault((verb, uid), deque()).extend([error] * times)
 
     def meet(self, verb: str, uid: str) -> None:

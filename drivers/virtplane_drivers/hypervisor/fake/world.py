@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_api.vocabulary import ENDED_AS_ASKED, ExitReason, PowerState
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Effective, Exit, Owner
 
 MACHINE_TYPE = "fake-1"
@@ -23,20 +23,35 @@ class Machine:
     name: str
     owner: Owner
     defined: Effective
+    defined_restarted_at: str = ""
     running: Effective | None = None
+    suspended: bool = False
+    restarted_at: str | None = None
+    restarts: int = 0
+    ended_by_itself: bool = False
     started_at: datetime | None = None
     shut_down_asked_at: datetime | None = None
     last_exit: Exit | None = None
     hangs: bool = False
     paused: bool = False
+    has_io_error: bool = False
     serial: bytes = b""
 
     @property
     def power(self) -> PowerState:
         """As a driver that gets answers sees it."""
+        if self.suspended:
+            return PowerState.SUSPENDED
         if self.running is None:
             return PowerState.STOPPED
         return PowerState.PAUSED if self.paused else PowerState.RUNNING
+
+    @property
+    def message(self) -> str:
+        """Of a state that needs one."""
+        if self.hangs:
+            return "the fake machine was told to hang"
+        return "no space is left for disk root" if self.has_io_error else ""
 
 
 class World:
@@ -75,15 +90,21 @@ class World:
             accelerator=ACCELERATOR,
         )
         if old is None:
-            self.machines[desired.uid] = Machine(desired.namespace, desired.name, desired.owner, defined)
-        else:
-            old.owner, old.defined = desired.owner, defined
+            old = self.machines[desired.uid] = Machine(desired.namespace, desired.name, desired.owner, defined)
+        old.owner, old.defined, old.defined_restarted_at = desired.owner, defined, desired.restarted_at
         self.save()
 
     def run(self, uid: str) -> None:
-        """Start the defined machine."""
+        """Start the defined machine, or let a suspended one go on."""
         machine = self.machines[uid]
+        if machine.suspended:
+            machine.suspended = False
+            self.save()
+            return
         machine.running, machine.started_at = machine.defined, datetime.now(UTC)
+        machine.restarted_at = machine.defined_restarted_at
+        machine.restarts += machine.ended_by_itself
+        machine.ended_by_itself = False
         machine.shut_down_asked_at = None
         machine.serial = (machine.serial + b"fake guest: up\n")[-_MAX_SERIAL_BYTES:]
         self.save()
@@ -94,7 +115,8 @@ class World:
         if machine is None or machine.running is None:
             return
         machine.running = machine.started_at = machine.shut_down_asked_at = None
-        machine.paused = machine.hangs = False
+        machine.paused = machine.hangs = machine.suspended = machine.has_io_error = False
+        machine.ended_by_itself = reason not in ENDED_AS_ASKED
         machine.last_exit = Exit(reason, datetime.now(UTC), message)
         self.changed(uid)
 
@@ -123,6 +145,26 @@ class World:
         self.machines[uid].paused = True
         self.changed(uid)
 
+    def resume(self, uid: str) -> None:
+        """Somebody lets the machine go on."""
+        self.machines[uid].paused = False
+        self.changed(uid)
+
+    def suspend(self, uid: str) -> None:
+        """The machine's memory is put away, and nothing runs any more."""
+        self.machines[uid].suspended = True
+        self.changed(uid)
+
+    def fill_disk(self, uid: str) -> None:
+        """A write fails for lack of space, and the hypervisor holds the guest."""
+        self.machines[uid].has_io_error = True
+        self.pause(uid)
+
+    def free_disk(self, uid: str) -> None:
+        """There is room again; nobody is told."""
+        self.machines[uid].has_io_error = False
+        self.save()
+
 
 def _row(machine: Machine) -> dict[str, Any]:
     return {
@@ -132,6 +174,11 @@ def _row(machine: Machine) -> dict[str, Any]:
         "token": machine.owner.token,
         "defined": _effective_row(machine.defined),
         "running": _effective_row(machine.running) if machine.running is not None else None,
+        "suspended": machine.suspended,
+        "paused": machine.paused,
+        "restarted_at": machine.restarted_at,
+        "restarts": machine.restarts,
+        "ended_by_itself": machine.ended_by_itself,
         "started_at": machine.started_at.isoformat() if machine.started_at else None,
         "last_exit": [machine.last_exit.reason, machine.last_exit.time.isoformat(), machine.last_exit.message]
         if machine.last_exit
@@ -147,6 +194,11 @@ def _read(row: dict[str, Any]) -> Machine:
         owner=Owner(row["cluster_id"], row["token"]),
         defined=_effective(row["defined"]),
         running=_effective(row["running"]) if row["running"] else None,
+        suspended=row["suspended"],
+        paused=row["paused"],
+        restarted_at=row["restarted_at"],
+        restarts=row["restarts"],
+        ended_by_itself=row["ended_by_itself"],
         started_at=datetime.fromisoformat(row["started_at"]) if row["started_at"] else None,
         last_exit=Exit(ExitReason(last[0]), datetime.fromisoformat(last[1]), last[2]) if last else None,
     )

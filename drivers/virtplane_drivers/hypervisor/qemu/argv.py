@@ -5,25 +5,33 @@ its number gives, and eight more root ports wait for devices to come. Values go 
 start another option; the two places that take no JSON double their commas (QEMU's own rule).
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from virtplane_api.vocabulary import DiskType
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.grants import Grants
 
 QEMU = "qemu-system-x86_64"
 SPARE_PORTS = 8
 MARKER = "virtplane"
+DISK_ID = "disk-"
+"""Before a disk's name: its device's id."""
 
 _FIRST_PORT_SLOT = 2
 """On pcie.0: slot 0 is the host bridge, slot 1 is left for a display; 31 is q35's own chipset."""
 _FUNCTIONS = 8
 _SERIAL_CONTROLLER_PORT = 0
 _FIRST_DISK_PORT = 1
+_SERIAL_CHARS = 20
+
+_SERIAL_SET = 0
+_FIRST_DISK_SET = 1
+"""Numbers of the sets of descriptors, as they are given on the command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +41,13 @@ class Run:
     uid: str
     incarnation: str
     owner: Owner
+    state_id: str
+    """Of the state folder that has the machine's record."""
     monitor_fd: int
     """A listening unix socket, inherited under this number."""
-    serial_log: Path
+    grants: Grants
+    is_waking: bool = False
+    """Wait for the guest's memory (`migrate-incoming`) instead of booting."""
 
 
 def argv_of(definition: Definition, run: Run) -> list[str]:
@@ -51,29 +63,42 @@ def argv_of(definition: Definition, run: Run) -> list[str]:
     argv += ["-m", f"size={definition.memory_mib}M"]
     argv += ["-uuid", definition.smbios_uuid]
     argv += ["-rtc", "base=utc", "-boot", "menu=off,strict=on"]
-    # A guest that shuts itself down leaves QEMU behind, paused: an agent that was away still learns of it.
-    argv += ["-action", "shutdown=pause,reboot=reset"]
+    # A guest that is over leaves QEMU behind, paused: an agent that was away still learns of it.
+    argv += ["-action", "shutdown=pause,reboot=reset,panic=pause,watchdog=pause"]
+    # q35's own watchdog (iTCO); it barks only when the guest has wound it up.
+    argv += ["-global", "ICH9-LPC.noreboot=off"]
     argv += ["-chardev", f"socket,id=monitor,fd={run.monitor_fd},server=on,wait=off"]
     argv += ["-mon", "chardev=monitor,mode=control"]
-    argv += ["-chardev", f"null,id=serial0,logfile={_escaped(str(run.serial_log))},logappend=on"]
+    for number, file in enumerate([run.grants.serial_log, *run.grants.disks]):
+        argv += ["-add-fd", f"fd={file.fd},set={number},opaque={_escaped(str(file.path))}"]
+    argv += ["-chardev", f"null,id=serial0,logfile={_granted_path(_SERIAL_SET)},logappend=on"]
     for device in _devices(definition):
         argv += ["-device", json.dumps(device)]
     for node in _block_nodes(definition):
         argv += ["-blockdev", json.dumps(node)]
     for device in _disk_devices(definition):
         argv += ["-device", json.dumps(device)]
+    if run.is_waking:
+        argv += ["-incoming", "defer"]
     return argv
 
 
 def marker_of(definition: Definition, run: Run) -> str:
-    """What a process is recognised by when its record is lost: `virtplane/cluster/token/namespace/name/uid/run`."""
+    """What a process is recognised by when its record is lost.
+
+    `virtplane/<state folder>/<cluster>/<token>/<namespace>/<name>/<uid>/<incarnation>`
+    """
     parts = (run.owner.cluster_id, str(run.owner.token), definition.namespace, definition.name)
-    return "/".join((MARKER, *parts, run.uid, run.incarnation))
+    return "/".join((MARKER, run.state_id, *parts, run.uid, run.incarnation))
 
 
 def port_address(port: int) -> str:
     """Address of a root port on pcie.0, as slot.function."""
     return f"{_FIRST_PORT_SLOT + port // _FUNCTIONS:#x}.{port % _FUNCTIONS:#x}"
+
+
+def _granted_path(number: int) -> str:
+    return f"/dev/fdset/{number}"
 
 
 def _devices(definition: Definition) -> Iterator[dict[str, Any]]:
@@ -94,6 +119,8 @@ def _devices(definition: Definition) -> Iterator[dict[str, Any]]:
         yield device
     yield {"driver": "virtio-serial-pci", "id": "virtio-serial0", "bus": f"rp{_SERIAL_CONTROLLER_PORT}"}
     yield {"driver": "isa-serial", "id": "serial0-device", "chardev": "serial0"}
+    # By which a guest's kernel tells of its panic; on the ISA bus, it takes no slot.
+    yield {"driver": "pvpanic", "id": "pvpanic0"}
 
 
 def _block_nodes(definition: Definition) -> Iterator[dict[str, Any]]:
@@ -102,7 +129,7 @@ def _block_nodes(definition: Definition) -> Iterator[dict[str, Any]]:
         yield {
             "driver": "file",
             "node-name": f"file{index}",
-            "filename": disk.path,
+            "filename": _granted_path(_FIRST_DISK_SET + index),
             "read-only": read_only,
             "auto-read-only": False,
             "discard": "unmap",
@@ -119,19 +146,28 @@ def _block_nodes(definition: Definition) -> Iterator[dict[str, Any]]:
 def _disk_devices(definition: Definition) -> Iterator[dict[str, Any]]:
     boot = _boot_indices(definition.disks)
     for index, disk in enumerate(definition.disks):
-        device: dict[str, Any] = {"id": f"disk-{disk.name}", "drive": f"disk{index}"}
+        device: dict[str, Any] = {"id": f"{DISK_ID}{disk.name}", "drive": f"disk{index}"}
+        # A full disk holds the guest until there is room, instead of breaking its file system.
+        device |= {"werror": "stop", "rerror": "stop"}
         if disk.type is DiskType.CDROM:
             device |= {"driver": "ide-cd", "bus": f"ide.{disk.port}"}
         else:
-            # virtio's serial holds 20 bytes; guests show it below /dev/disk/by-id.
             device |= {
                 "driver": "virtio-blk-pci",
                 "bus": f"rp{_FIRST_DISK_PORT + disk.port}",
-                "serial": disk.name[:20],
+                "serial": _serial(disk.name),
             }
         if disk.name in boot:
             device["bootindex"] = boot[disk.name]
         yield device
+
+
+def _serial(disk_name: str) -> str:
+    """By which guests know the disk, below /dev/disk/by-id. virtio's holds 20 bytes: of a longer name a digest."""
+    if len(disk_name) <= _SERIAL_CHARS:
+        return disk_name
+    digest = hashlib.sha256(disk_name.encode()).hexdigest()[:8]
+    return f"{disk_name[: _SERIAL_CHARS - 9]}-{digest}"
 
 
 def _boot_indices(disks: tuple[DiskDefinition, ...]) -> dict[str, int]:
@@ -140,11 +176,15 @@ def _boot_indices(disks: tuple[DiskDefinition, ...]) -> dict[str, int]:
     return {disk.name: index + 1 for index, disk in enumerate(numbered or disks[:1])}
 
 
+def tcg_cache_mib(definition: Definition) -> int:
+    """Of translated code: the default lets a 512 MiB guest grow to 1.3 GB."""
+    return min(256, max(32, definition.memory_mib // 8))
+
+
 def _accelerator(definition: Definition) -> str:
     if definition.accelerator != "tcg":
         return definition.accelerator
-    # The default translation cache lets a 512 MiB guest grow to 1.3 GB.
-    return f"tcg,tb-size={min(256, max(32, definition.memory_mib // 8))}"
+    return f"tcg,tb-size={tcg_cache_mib(definition)}"
 
 
 def _escaped(value: str) -> str:

@@ -1,59 +1,167 @@
 """A cgroup per guest, outside the agent's: who ends or limits the agent's cgroup does not meet a guest.
 
-Both versions: on v2 one folder, on v1 one in each hierarchy that can be written. cpuset is left alone on v1: a new
-group there holds no process before it was given CPUs and memory nodes.
+Both versions: on v2 one folder with all controllers, on v1 one in each hierarchy that can be written. cpuset is left
+alone on v1: a new group there holds no process before it was given CPUs and memory nodes.
+
+Files and units: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
 """
 
 import contextlib
+import logging
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtplane_drivers.hypervisor.qemu.argv import tcg_cache_mib
+from virtplane_drivers.hypervisor.qemu.definition import Definition
+
+_log = logging.getLogger(__name__)
+
 _PARENT = "virtplane"
 _UNTOUCHED = frozenset({"cpuset"})
+_LIMITING = frozenset({"memory", "cpu"})
+_PERIOD_US = 100_000
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one machine's process may take of the host."""
+
+    memory_mib: int
+    """The guest's memory and QEMU's own."""
+    cpu_weight: int
+    """In the manner of cgroup v2: 100 for each virtual CPU."""
+    cpu_quota_us: int
+    """CPU time per `_PERIOD_US`: one CPU for each virtual one, and one for QEMU's own threads."""
+
+    @property
+    def v2(self) -> Mapping[str, str]:
+        """File -> content, in a group of v2."""
+        return {
+            "memory.max": str(self.memory_mib * _MIB),
+            "cpu.weight": str(min(10_000, self.cpu_weight)),
+            "cpu.max": f"{self.cpu_quota_us} {_PERIOD_US}",
+        }
+
+    def v1(self, controllers: frozenset[str]) -> Mapping[str, str]:
+        """File -> content, in a group of a v1 hierarchy with these controllers."""
+        files: dict[str, str] = {}
+        if "memory" in controllers:
+            files["memory.limit_in_bytes"] = str(self.memory_mib * _MIB)
+        if "cpu" in controllers:
+            files["cpu.shares"] = str(min(262_144, self.cpu_weight * 1024 // 100))
+            files["cpu.cfs_period_us"] = str(_PERIOD_US)
+            files["cpu.cfs_quota_us"] = str(self.cpu_quota_us)
+        return files
+
+
+def limits_of(definition: Definition) -> Limits:
+    """Room for the guest's memory, its page tables, its virtual CPUs, the disks' caches, and code translated by TCG."""
+    overhead_mib = 256 + definition.memory_mib // 32 + 16 * definition.cores + 8 * len(definition.disks)
+    if definition.accelerator == "tcg":
+        overhead_mib += tcg_cache_mib(definition)
+    return Limits(
+        memory_mib=definition.memory_mib + overhead_mib,
+        cpu_weight=100 * definition.cores,
+        cpu_quota_us=(definition.cores + 1) * _PERIOD_US,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """One mounted hierarchy that groups can be made in."""
+
+    root: Path
+    version: int
+    controllers: frozenset[str]
+
+    def files(self, limits: Limits) -> Mapping[str, str]:
+        """The limits as this hierarchy takes them."""
+        if self.version == 1:
+            return limits.v1(self.controllers)
+        return {name: text for name, text in limits.v2.items() if name.partition(".")[0] in self.controllers}
 
 
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """The mounted cgroup hierarchies that groups can be made in."""
+    """All of them."""
 
-    roots: tuple[Path, ...]
+    all: tuple[Hierarchy, ...]
     missing: str = ""
     """Why there is none."""
 
-    def put(self, uid: str, pid: int) -> None:
-        """Move a process into the machine's own groups; one that cannot be is left where it is."""
-        for root in self.roots:
-            group = root / _PARENT / uid
-            with contextlib.suppress(OSError):
-                group.mkdir(parents=True, exist_ok=True)
+    @property
+    def missing_limits(self) -> str:
+        """Which limits cannot be set, and why; empty when all can."""
+        lacking = _LIMITING - {name for hierarchy in self.all for name in hierarchy.controllers}
+        if not lacking:
+            return ""
+        return self.missing or f"no cgroup hierarchy has the controllers {', '.join(sorted(lacking))}"
+
+    def put(self, uid: str, pid: int, limits: Limits) -> None:
+        """Move a process into the machine's own groups, with these limits; one that cannot be is left where it is."""
+        for hierarchy in self.all:
+            try:
+                group = _made(hierarchy.root / _PARENT / uid)
+                for name, text in hierarchy.files(limits).items():
+                    (group / name).write_text(text)
                 (group / "cgroup.procs").write_text(f"{pid}\n")
+            except OSError as error:
+                _log.warning("machine %s stays in the agent's cgroup of %s: %s", uid, hierarchy.root, error)
 
     def remove(self, uid: str) -> None:
         """Remove the machine's empty groups, and ours when it was the last."""
-        for root in self.roots:
+        for hierarchy in self.all:
             with contextlib.suppress(OSError):
-                (root / _PARENT / uid).rmdir()
+                (hierarchy.root / _PARENT / uid).rmdir()
             with contextlib.suppress(OSError):
-                (root / _PARENT).rmdir()
+                (hierarchy.root / _PARENT).rmdir()
 
 
 def find_hierarchies() -> Hierarchies:
     """What this process may use: probed by making a group."""
-    roots = []
+    found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _source, options = after.split(" ", 2)
-        mount = Path(before.split(" ")[4])
-        if kind in ("cgroup", "cgroup2") and not _UNTOUCHED & set(options.split(",")) and _can_make_groups(mount):
-            roots.append(mount)
-    return Hierarchies(tuple(roots), "" if roots else "no cgroup hierarchy can be written: start the agent as root")
+        root = Path(before.split(" ")[4])
+        if kind not in ("cgroup", "cgroup2") or _UNTOUCHED & set(options.split(",")) or not _can_make_groups(root):
+            continue
+        if kind == "cgroup":
+            found.append(Hierarchy(root, 1, _LIMITING & set(options.split(","))))
+        else:
+            found.append(Hierarchy(root, 2, _delegated(root)))
+    return Hierarchies(tuple(found), "" if found else "no cgroup hierarchy can be written: start the agent as root")
+
+
+def _delegated(root: Path) -> frozenset[str]:
+    """The controllers of v2 that the machines' groups get: those that can be handed down to them."""
+    parent = _made(root / _PARENT)
+    usable = set()
+    for controller in sorted(_LIMITING & set((root / "cgroup.controllers").read_text().split())):
+        with contextlib.suppress(OSError):
+            for folder in (root, parent):
+                (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+            usable.add(controller)
+    return frozenset(usable)
+
+
+def _made(group: Path) -> Path:
+    """The group, also when another agent of this host removes the empty parent in between."""
+    while True:
+        group.parent.mkdir(exist_ok=True)
+        try:
+            group.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise
+        return group
 
 
 def _can_make_groups(root: Path) -> bool:
-    probe = root / _PARENT / "probe"
     try:
-        probe.mkdir(parents=True, exist_ok=True)
-        probe.rmdir()
+        _made(root / _PARENT / f"probe-{os.getpid()}").rmdir()
         with contextlib.suppress(OSError):
             (root / _PARENT).rmdir()
     except OSError:

@@ -2,14 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from virtplane_api.vocabulary import DiskFormat, DiskType
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Effective
 
-_CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What may stand in an argument that takes no JSON: nothing that could begin another option."""
 _HOST_MODELS = {"kvm": "host", "tcg": "max"}
 MAX_CDROMS = 6
 """Ports of q35's own AHCI controller."""
@@ -42,6 +42,8 @@ class Definition:
     machine_type: str
     accelerator: str
     disks: tuple[DiskDefinition, ...] = ()
+    restarted_at: str = ""
+    """See `Desired`."""
 
     @property
     def effective(self) -> Effective:
@@ -64,8 +66,10 @@ def definition_of(
     """
     pinned = previous.machine_type if previous is not None else desired.pinned.machine_type
     model = _HOST_MODELS[accelerator] if desired.cpu.model == "Host" else desired.cpu.model
-    if not _CPU_MODEL.fullmatch(model):
+    if not _WORD.fullmatch(model):
         raise Refused(f"cpu.model: {model!r} is no name of a CPU model", reason="CpuModelRefused")
+    if pinned is not None and not _WORD.fullmatch(pinned):
+        raise Refused(f"{pinned!r} is no name of a machine type", reason="MachineTypeRefused")
     return Definition(
         namespace=desired.namespace,
         name=desired.name,
@@ -76,6 +80,7 @@ def definition_of(
         machine_type=pinned or newest_machine_type,
         accelerator=accelerator,
         disks=_disks(desired.disks, previous.disks if previous is not None else ()),
+        restarted_at=desired.restarted_at,
     )
 
 
@@ -100,8 +105,3 @@ def _disks(desired: tuple[Disk, ...], previous: tuple[DiskDefinition, ...]) -> t
             DiskDefinition(disk.name, str(attachment.path), attachment.format, disk.type, disk.boot_order, port)
         )
     return tuple(disks)
-
-
-def paths_of(definition: Definition) -> list[Path]:
-    """The files that the machine opens."""
-    return [Path(disk.path) for disk in definition.disks]

@@ -15,10 +15,12 @@ from virtplane_drivers.hypervisor.contract import ABSENT, Desired, Facts, Hyperv
 from virtplane_drivers.hypervisor.qemu import host
 from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, find_hierarchies
 from virtplane_drivers.hypervisor.qemu.definition import definition_of
+from virtplane_drivers.hypervisor.qemu.launch import LaunchSite
 from virtplane_drivers.hypervisor.qemu.machine import Machine
 from virtplane_drivers.hypervisor.qemu.output import cap_serial, read_serial
 from virtplane_drivers.hypervisor.qemu.record import Record, Records
 from virtplane_drivers.hypervisor.qemu.recovery import recover
+from virtplane_drivers.hypervisor.qemu.users import Users, find_users, groups_for
 
 SERIAL_LOG_MAX_BYTES = 1 << 20
 _CAP_LOGS_EVERY_S = 5.0
@@ -35,16 +37,23 @@ class QemuDriver(HypervisorDriver):
         runtime_folder: Path,
         *,
         accelerator: str = "auto",
+        hypervisor: str = "this host",
         serial_log_max_bytes: int = SERIAL_LOG_MAX_BYTES,
     ) -> None:
-        """`accelerator` is `kvm`, `tcg`, or `auto`: kvm where it runs a guest, else tcg."""
+        """`accelerator` is `kvm`, `tcg`, or `auto`: kvm where it runs a guest, else tcg.
+
+        `hypervisor` is the name by which others know this endpoint: it stands in the locks of shared disks.
+        """
         self._records = Records(state_folder)
         self._runtime_folder = runtime_folder
+        self._hypervisor = hypervisor
         self._accelerator = accelerator
         self._serial_log_max_bytes = serial_log_max_bytes
         self._machines: dict[str, Machine] = {}
         self._hints = Hints()
         self._hierarchies = Hierarchies(())
+        self._users = Users(are_own=False)
+        self._site = LaunchSite(runtime_folder, self._records.state_id, hypervisor)
         self._host: host.Host | None = None
         self._caretaker: asyncio.Task[None] | None = None
 
@@ -53,7 +62,10 @@ class QemuDriver(HypervisorDriver):
         self._runtime_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._host = await host.look(self._accelerator)
         self._hierarchies = await asyncio.to_thread(find_hierarchies)
-        found = await asyncio.to_thread(recover, self._records)
+        self._users = await asyncio.to_thread(find_users)
+        if self._users.are_own:
+            self._site = replace(self._site, groups=groups_for(self._host.accelerator))
+        found = await asyncio.to_thread(recover, self._records, self._users)
         for uid, (record, identity) in found.items():
             machine = self._machines[uid] = self._machine(record)
             await machine.adopt(identity)
@@ -71,10 +83,12 @@ class QemuDriver(HypervisorDriver):
     async def probe(self) -> Facts:
         """See the contract; looked up when the driver was entered."""
         looked, total_mib = self._looked, host.memory_mib()
-        capabilities, missing = {"ShutDown", "SerialConsole"}, {}
+        capabilities, missing = {"Pause", "SerialConsole", "ShutDown", "Suspend"}, {}
         for name, why_not in (
             ("HardwareAcceleration", looked.no_acceleration_because),
             ("OwnCgroup", self._hierarchies.missing),
+            ("OwnUser", self._users.missing),
+            ("ResourceLimits", self._hierarchies.missing_limits),
         ):
             if why_not:
                 missing[name] = why_not
@@ -112,7 +126,8 @@ class QemuDriver(HypervisorDriver):
         if machine is None:
             fresh = Record(desired.uid, desired.namespace, desired.name, desired.owner, definition=definition)
             machine = self._machine(fresh)
-        await machine.define(lambda record: replace(record, owner=desired.owner, definition=definition))
+        await machine.define(owner=desired.owner, definition=definition)
+        machine.claims_are_confirmed = all(disk.claim_is_confirmed for disk in desired.disks)
         self._machines[desired.uid] = machine
 
     async def start(self, uid: str) -> None:
@@ -128,6 +143,22 @@ class QemuDriver(HypervisorDriver):
     async def shut_down(self, uid: str) -> None:
         """Press the ACPI power button (QMP `system_powerdown`)."""
         await self._known(uid).shut_down()
+
+    async def withdraw_shut_down(self, uid: str) -> None:
+        """Forget that the guest was asked."""
+        await self._known(uid).withdraw_shut_down()
+
+    async def pause(self, uid: str) -> None:
+        """Hold the guest's processors (QMP `stop`)."""
+        await self._known(uid).pause()
+
+    async def resume(self, uid: str) -> None:
+        """Let a paused guest go on (QMP `cont`)."""
+        await self._known(uid).resume()
+
+    async def suspend(self, uid: str) -> None:
+        """Write the guest's memory beside its first disk (QMP `migrate` to a descriptor), then end the process."""
+        await self._known(uid).suspend()
 
     async def destroy(self, uid: str) -> None:
         """Leave nothing of the machine but its disks."""
@@ -158,7 +189,13 @@ class QemuDriver(HypervisorDriver):
         return machine
 
     def _machine(self, record: Record) -> Machine:
-        return Machine(record, self._records, self._runtime_folder, self._hierarchies, self._hints.add)
+        return Machine(
+            record, self._records, self._site, self._hierarchies, self._choose_user, on_change=self._hints.add
+        )
+
+    def _choose_user(self, uid: str) -> int | None:
+        others = (machine.record.user for machine in self._machines.values())
+        return self._users.choose(uid, {user for user in others if user is not None})
 
     async def _cap_logs(self) -> None:
         while True:

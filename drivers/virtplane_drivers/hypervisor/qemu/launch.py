@@ -1,17 +1,20 @@
-"""A run's beginning: its folder, its monitor's listening socket, its process. Blocking; for a thread."""
+"""A run's beginning: its folder, its monitor's socket, its open files, its process. Blocking; for a thread."""
 
 import contextlib
 import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from virtplane_drivers.hypervisor.qemu.argv import Run, argv_of
+from virtplane_drivers.hypervisor.qemu.disk_locks import DiskOwner
+from virtplane_drivers.hypervisor.qemu.grants import granted
 from virtplane_drivers.hypervisor.qemu.output import QEMU_LOG, SERIAL_LOG
 from virtplane_drivers.hypervisor.qemu.process import spawn
-from virtplane_drivers.hypervisor.qemu.record import Record
+from virtplane_drivers.hypervisor.qemu.record import Intent, Record
 
 MONITOR = "monitor"
 
@@ -24,37 +27,75 @@ class Launched:
     child: "subprocess.Popen[bytes]"
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchSite:
+    """What all runs of a driver have in common."""
+
+    runtime_folder: Path
+    state_id: str
+    hypervisor: str
+    """Name of the Hypervisor; in the records of disks' locks."""
+    groups: Sequence[int] = ()
+    """That a machine's user is in besides its own group."""
+
+
 def run_folder(runtime_folder: Path, uid: str, incarnation: str) -> Path:
     """Of one run: a stale socket of an earlier one can never be met."""
     return runtime_folder / uid / incarnation
 
 
-def launch(record: Record, runtime_folder: Path, machine_folder: Path) -> Launched:
-    """Start the machine's process, with its monitor listening already: nobody need wait for a socket to appear.
+def launch(record: Record, site: LaunchSite, machine_folder: Path, *, claims_confirmed: bool) -> Launched:
+    """Start the process of the run that the record describes (`running`, `incarnation`, `intent`, `user`).
+
+    Its monitor listens already: nobody need wait for a socket to appear.
 
     Raises:
-        OSError: QEMU cannot be executed, or a folder cannot be made.
+        Unavailable, StaleToken: a disk may not be used, see `disk_locks`.
+        OSError: QEMU cannot be executed, or a file or folder cannot be used.
     """
-    definition = record.definition
+    definition = record.running
     assert definition is not None  # noqa: S101  # `start` looked
-    folder = run_folder(runtime_folder, record.uid, record.incarnation)
+    folder = run_folder(site.runtime_folder, record.uid, record.incarnation)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.closing(_listen(folder)) as listener:
+    with (
+        granted(
+            definition, machine_folder / SERIAL_LOG, _owner(record, site), claims_confirmed=claims_confirmed
+        ) as grants,
+        contextlib.closing(_listen(folder)) as listener,
+    ):
         run = Run(
             uid=record.uid,
             incarnation=record.incarnation,
             owner=record.owner,
+            state_id=site.state_id,
             monitor_fd=listener.fileno(),
-            serial_log=machine_folder / SERIAL_LOG,
+            grants=grants,
+            is_waking=record.intent is Intent.WAKING,
         )
         argv = argv_of(definition, run)
-        child = spawn(argv, output=machine_folder / QEMU_LOG, pass_fds=[listener.fileno()])
+        child = spawn(
+            argv,
+            output=machine_folder / QEMU_LOG,
+            pass_fds=[listener.fileno(), *grants.descriptors],
+            user=record.user,
+            groups=site.groups,
+        )
     return Launched(tuple(argv), child)
 
 
 def clear_runs(runtime_folder: Path, uid: str) -> None:
     """Remove the folders of all runs of a machine that has no process."""
     shutil.rmtree(runtime_folder / uid, ignore_errors=True)
+
+
+def _owner(record: Record, site: LaunchSite) -> DiskOwner:
+    return DiskOwner(
+        cluster_id=record.owner.cluster_id,
+        machine_uid=record.uid,
+        machine=f"{record.namespace}/{record.name}",
+        token=record.owner.token,
+        hypervisor=site.hypervisor,
+    )
 
 
 def _listen(folder: Path) -> socket.socket:

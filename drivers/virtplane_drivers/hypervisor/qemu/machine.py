@@ -1,18 +1,14 @@
-"""One machine: its record, its process while it runs, its monitor, and the worker that follows its end.
+"""One machine: what is seen of it, and its verbs.
 
 ::
 
-    STOPPED ── start ──► STARTING ──(greeting)──► RUNNING ──(SHUTDOWN, death)──► the worker writes the exit ──► STOPPED
+    STOPPED ── start ──► STARTING ──(greeting)──► RUNNING ──(its guest is over, death)──► exit written ──► STOPPED
                             └──(process ends)──► LaunchFailed, STOPPED
-
-Events are hints: the reader only queues them, and the worker asks QEMU before it acts. Whatever ends the process, its
-exit is written once, by `_conclude`. A process that is paused in state `shutdown` has ended for its guest: its exit is
-written, then the process is asked to quit.
+    RUNNING ── suspend ──► SUSPENDING ──(memory is on the disk)──► SUSPENDED
+    SUSPENDED ── start ──► WAKING ──(memory is read)──► RUNNING
 """
 
 import asyncio
-import contextlib
-import logging
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -20,110 +16,103 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from virtplane_api.vocabulary import PowerState
-from virtplane_drivers.errors import LaunchFailed, Refused, Unavailable, Unresponsive
-from virtplane_drivers.hypervisor.contract import Observed
-from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies
-from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
-from virtplane_drivers.hypervisor.qemu.launch import MONITOR, clear_runs, launch, run_folder
-from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorClosed, MonitorError, connect
-from virtplane_drivers.hypervisor.qemu.monitor.wire import Message
+from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_drivers.errors import DriverError, LaunchFailed, Refused, Unavailable, Unresponsive
+from virtplane_drivers.hypervisor.contract import Exit, Observed
+from virtplane_drivers.hypervisor.qemu import suspension
+from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, limits_of
+from virtplane_drivers.hypervisor.qemu.following import BETWEEN, FollowedMachine
+from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear_runs, launch
+from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
 from virtplane_drivers.hypervisor.qemu.output import last_output
-from virtplane_drivers.hypervisor.qemu.process import GuestProcess, ProcessIdentity, find, watch_child
+from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
-
-_log = logging.getLogger(__name__)
+from virtplane_drivers.hypervisor.qemu.run import Run
+from virtplane_drivers.hypervisor.qemu.run_states import Meaning, meaning_of
 
 GREETING_TIMEOUT_S = 30.0
 """Of a start: a busy host takes its time, and a process that ends is noticed at once."""
-ANSWER_TIMEOUT_S = 4.0
-"""After this a machine is shown as Unknown; nothing is done to it for that."""
-QUIT_TIMEOUT_S = 3.0
-DEATH_TIMEOUT_S = 5.0
-
-_RUNNING_STATES = frozenset({"running", "prelaunch", "inmigrate", "postmigrate", "restore-vm", "finish-migrate"})
-_ENDED_STATE = "shutdown"
 
 
-class Machine:
+class Machine(FollowedMachine):
     """Verbs of one machine, called one at a time, and observations, at any time."""
 
     def __init__(
         self,
         record: Record,
         records: Records,
-        runtime_folder: Path,
+        site: LaunchSite,
         hierarchies: Hierarchies,
+        choose_user: Callable[[str], int | None],
         on_change: Callable[[str], None],
     ) -> None:
-        self.record = record
-        self._records = records
-        self._runtime_folder = runtime_folder
-        self._hierarchies = hierarchies
-        self._on_change = on_change
-        self._process: GuestProcess | None = None
-        self._monitor: Monitor | None = None
-        self._connecting = asyncio.Lock()
-        self._monitor_closed = asyncio.Event()
-        self._acting = asyncio.Lock()
-        """Held by a verb, and by the worker while it concludes: one writer of the record at a time."""
+        super().__init__(record, records, site, hierarchies, on_change)
+        self.claims_are_confirmed = False
+        """Whether the disks of the next start were just seen to be given to this machine."""
+        self._choose_user = choose_user
         self._acts: set[asyncio.Task[None]] = set()
-        self._worker: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._shutdown_cause = ""
-
-    @property
-    def folder(self) -> Path:
-        """Its record and its logs."""
-        return self._records.machine_folder(self.record.uid)
+        self._suspend_failure = ""
 
     # --- observe ------------------------------------------------------------------------------------------------------
 
     async def observe(self) -> Observed:
         """What QEMU says now, or that it says nothing."""
-        if self._process is not None and not self._process.is_alive:
-            # It died a moment ago: with its exit, or not yet seen at all, but never stopped for the reason of before.
-            async with self._acting:
-                await self._conclude_if_dead()
-        record, process = self.record, self._process
-        definition = record.definition if process is None else record.running
-        observed = Observed(
-            power=PowerState.STOPPED,
+        while True:
+            if self._run is not None and not self._run.is_alive:
+                # It died a moment ago: never shown as off before its exit is known.
+                async with self._acting:
+                    await self._conclude_if_dead()
+            run = self._run
+            if run is None:
+                return self._at_rest(self.record)
+            try:
+                return await self._as_qemu_says(run, await run.state())
+            except (MonitorError, OSError) as error:
+                if run.is_alive:
+                    message = f"QEMU (pid {run.process.identity.pid}): {error}"
+                    return replace(
+                        self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN, message=message
+                    )
+
+    def _at_rest(self, record: Record) -> Observed:
+        suspended = record.intent is Intent.SUSPENDED
+        definition = record.running if suspended else record.definition
+        return Observed(
+            power=PowerState.SUSPENDED if suspended else PowerState.STOPPED,
             owner=record.owner,
             namespace=record.namespace,
             name=record.name,
             effective=definition.effective if definition is not None else None,
+            restarted_at=record.running.restarted_at if record.running is not None else None,
+            restarts=record.restarts,
+            ended_by_itself=record.ended_by_itself,
             last_exit=record.last_exit,
         )
-        if process is None or not process.is_alive:
-            return observed
-        observed = replace(observed, started_at=record.started_at, shut_down_asked_at=record.shut_down_asked_at)
-        try:
-            state = await self._state()
-        except (MonitorError, OSError) as error:
-            if not process.is_alive:
-                return replace(observed, power=PowerState.STOPPED)
-            return replace(observed, power=PowerState.UNKNOWN, message=f"QEMU (pid {process.identity.pid}): {error}")
-        if state in _RUNNING_STATES:
-            return replace(observed, power=PowerState.RUNNING)
-        if state == _ENDED_STATE:
-            # The worker writes the exit and lets QEMU quit; until then the run is not over.
+
+    def _of_run(self) -> dict[str, Any]:
+        record = self.record
+        return {
+            "effective": record.running.effective if record.running is not None else None,
+            "started_at": record.started_at,
+            "shut_down_asked_at": record.shut_down_asked_at,
+        }
+
+    async def _as_qemu_says(self, run: Run, state: str) -> Observed:
+        seen = replace(self._at_rest(self.record), **self._of_run(), power=PowerState.RUNNING)
+        if self.record.intent in BETWEEN:
             self._wake.set()
-            return replace(observed, power=PowerState.RUNNING)
-        return replace(observed, power=PowerState.PAUSED, message=f"QEMU is in state {state}")
-
-    async def _state(self) -> str:
-        monitor = await self._open_monitor(ANSWER_TIMEOUT_S)
-        status = await monitor.execute("query-status", timeout_s=ANSWER_TIMEOUT_S)
-        return str(status["status"])
-
-    async def _open_monitor(self, timeout_s: float) -> Monitor:
-        async with self._connecting:
-            if self._monitor is None or not self._monitor.is_open:
-                path = run_folder(self._runtime_folder, self.record.uid, self.record.incarnation) / MONITOR
-                self._monitor_closed.clear()
-                self._monitor = await connect(path, on_event=self._heard, on_close=self._lost, timeout_s=timeout_s)
-            return self._monitor
+            return replace(seen, message=f"{self.record.intent}")
+        match meaning_of(state):
+            case Meaning.RUNS:
+                return seen
+            case Meaning.PAUSED:
+                return replace(seen, power=PowerState.PAUSED, message=f"QEMU is in state {state}")
+            case Meaning.HAS_IO_ERROR:
+                return replace(seen, power=PowerState.PAUSED, has_io_error=True, message=await run.io_error())
+            case Meaning.ENDED:
+                # The worker writes the exit and lets QEMU quit; until then the run is not over.
+                self._wake.set()
+                return seen
 
     # --- verbs --------------------------------------------------------------------------------------------------------
 
@@ -131,21 +120,37 @@ class Machine:
         """Run the machine, unless it runs. See the contract."""
         await self._act(self._start())
 
+    async def pause(self) -> None:
+        """Hold the guest (QMP `stop`)."""
+        await self._act(self._hold("stop"))
+
+    async def resume(self) -> None:
+        """Let the guest go on (QMP `cont`)."""
+        await self._act(self._hold("cont"))
+
+    async def suspend(self) -> None:
+        """Begin to write the guest's memory, or go on with it."""
+        await self._act(self._suspend())
+
     async def shut_down(self) -> None:
         """Ask the guest; when it was first asked is kept over restarts of ours."""
         await self._act(self._shut_down())
 
+    async def withdraw_shut_down(self) -> None:
+        """Forget that the guest was asked."""
+        await self._act(self._write(shut_down_asked_at=None))
+
     async def power_off(self) -> None:
-        """End the process: QEMU is asked first, as it may have writes to finish; then it is killed."""
+        """End the run, by force if need be."""
         await self._act(self._power_off())
 
     async def destroy(self) -> None:
-        """End the process, then remove every file."""
+        """End the run, then remove every file."""
         await self._act(self._destroy())
 
-    async def define(self, change: Callable[[Record], Record]) -> None:
-        """Write a changed record; `change` gets the one of that moment."""
-        await self._act(self._define(change))
+    async def define(self, **changes: Any) -> None:
+        """Write changed fields of the record; the run is not touched."""
+        await self._act(self._write(**changes))
 
     async def leave(self) -> None:
         """Stop watching; what runs, runs on, and what is being done is finished first."""
@@ -166,223 +171,204 @@ class Machine:
         await asyncio.shield(task)
 
     async def _start(self) -> None:
-        if self._process is not None and self._process.is_alive:
-            return
+        if self._run is not None and self._run.is_alive:
+            if self.record.intent not in BETWEEN:
+                return
+            await self._run.end()  # what was on the way to or from the disk begins anew from the disk
         await self._conclude_if_dead()
         record = self.record
-        if record.definition is None:
+        if record.intent is Intent.SUSPENDED:
+            await self._start_process(Intent.WAKING)
+        elif record.definition is None:
             raise Refused(f"machine {record.uid} is not defined", reason="NotDefined")
-        await self._write(
-            replace(
-                record,
-                intent=Intent.STARTING,
+        else:
+            # One write: with a part of it only, a request for a restart could be taken for handled before it is.
+            await self._start_process(
+                Intent.STARTING,
                 running=record.definition,
-                incarnation=uuid.uuid4().hex[:8],
-                process=None,
-                started_at=None,
                 shut_down_asked_at=None,
+                ended_by_itself=False,
+                restarts=record.restarts + record.ended_by_itself,
             )
-        )
-        try:
-            launched = await asyncio.to_thread(launch, self.record, self._runtime_folder, self.folder)
-        except OSError as error:
-            await self._write(replace(self.record, intent=Intent.STOPPED))
-            raise Unavailable(
-                f"QEMU cannot be started: {error}", reason="QemuNotStarted", retry_after_s=30.0
-            ) from error
-        process = watch_child(launched.child)
-        self._hierarchies.put(record.uid, process.identity.pid)
-        self._follow(process)
-        await self._write(
-            replace(self.record, intent=Intent.RUNNING, process=process.identity, started_at=datetime.now(UTC))
-        )
-        await self._greet(process, launched.argv)
 
-    async def _greet(self, process: GuestProcess, argv: tuple[str, ...]) -> None:
-        """Wait until QEMU runs the guest, or has said why not."""
+    async def _start_process(self, intent: Intent, **changes: Any) -> None:
+        """A process of a new incarnation: booting, or reading the memory that was written."""
+        before = self.record
+        user = before.user if before.user is not None else self._choose_user(before.uid)
+        changes |= {"user": user, "intent": intent, "incarnation": uuid.uuid4().hex[:8]}
+        await self._write(process=None, started_at=None, **changes)
         try:
-            await self._open_monitor(GREETING_TIMEOUT_S)
+            launched = await asyncio.to_thread(
+                launch, self.record, self._site, self.folder, claims_confirmed=self.claims_are_confirmed
+            )
+        except DriverError:
+            await self._put_back(before)
+            raise
+        except OSError as error:
+            await self._put_back(before)
+            message = f"QEMU cannot be started: {error}"
+            raise Unavailable(message, reason="QemuNotStarted", retry_after_s=30.0) from error
+        process = watch_child(launched.child)
+        assert self.record.running is not None  # noqa: S101  # it was launched
+        self._hierarchies.put(self.record.uid, process.identity.pid, limits_of(self.record.running))
+        self._follow(process)
+        waking = intent is Intent.WAKING
+        await self._write(
+            intent=Intent.WAKING if waking else Intent.RUNNING, process=process.identity, started_at=datetime.now(UTC)
+        )
+        try:
+            await self._greet(launched)
+            if waking:
+                await self._read_memory(launched)
+        except LaunchFailed:
+            await self._put_back(before)
+            self._unfollow()
+            raise
+
+    async def _put_back(self, before: Record) -> None:
+        """As before a start that did not happen: also that the machine had ended by itself, and which run was last."""
+        await self._write(
+            intent=before.intent,
+            running=before.running,
+            process=None,
+            started_at=None,
+            ended_by_itself=before.ended_by_itself,
+            restarts=before.restarts,
+        )
+
+    async def _greet(self, launched: Launched) -> None:
+        """Wait until QEMU runs the guest, or has said why not."""
+        run = self._run
+        assert run is not None  # noqa: S101  # it was started just now
+        try:
+            await run.monitor(GREETING_TIMEOUT_S)
         except (MonitorError, OSError) as error:
-            if not await process.wait(1.0):
+            if not await run.process.wait(1.0):
                 # It lives: what it does is seen in `observe`.
                 raise Unresponsive(f"QEMU started and does not answer: {error}") from error
-            output = last_output(self.folder)
-            await self._write(replace(self.record, intent=Intent.STOPPED, process=None, started_at=None))
-            self._unfollow()
-            raise LaunchFailed(
-                f"QEMU refused the machine: {output or error}",
-                argv=argv,
-                exit_status=process.exit_status,
-                last_output=output,
-            ) from error
+            raise self._launch_failed(launched, "QEMU refused the machine", str(error)) from error
+
+    async def _read_memory(self, launched: Launched) -> None:
+        run = self._run
+        assert run is not None  # noqa: S101
+        file = suspension.MemoryFile(Path(self.record.memory))
+        try:
+            await suspension.read(await run.monitor(), file)
+        except (MonitorError, OSError, suspension.SuspensionError) as error:
+            await run.end()
+            hint = "; to give its memory up, set powerState Stopped with terminationGracePeriodSeconds 0"
+            raise self._launch_failed(launched, "the suspended machine cannot go on", f"{error}{hint}") from error
+        # The memory is the guest's from here on: it must be gone before the disks change, or it could be read again.
+        await self._write(intent=Intent.RUNNING, memory="")
+        await asyncio.to_thread(file.discard)
+        await run.command("cont")
+
+    def _launch_failed(self, launched: Launched, what: str, why: str) -> LaunchFailed:
+        output = last_output(self.folder)
+        status = self._run.process.exit_status if self._run is not None else None
+        message = f"{what}: {output or why}" if not output or output in why else f"{what}: {output}; {why}"
+        return LaunchFailed(message, argv=launched.argv, exit_status=status, last_output=output)
+
+    async def _hold(self, command: str) -> None:
+        if self._run is None or not self._run.is_alive or self.record.intent in BETWEEN:
+            return
+        try:
+            await self._run.command(command)
+        except (MonitorError, OSError) as error:
+            raise Unresponsive(f"QMP {command}: {error}") from error
 
     async def _shut_down(self) -> None:
-        if self._process is None or not self._process.is_alive:
+        run = self._run
+        if run is None or not run.is_alive or self.record.intent in BETWEEN:
             return
         if self.record.shut_down_asked_at is None:
-            await self._write(replace(self.record, shut_down_asked_at=datetime.now(UTC)))
+            await self._write(shut_down_asked_at=datetime.now(UTC))
         try:
-            monitor = await self._open_monitor(ANSWER_TIMEOUT_S)
-            await monitor.execute("system_powerdown", timeout_s=ANSWER_TIMEOUT_S)
+            await run.command("system_powerdown")
+            if meaning_of(await run.state()) in (Meaning.PAUSED, Meaning.HAS_IO_ERROR):
+                await run.command("cont")
         except (MonitorError, OSError) as error:
             raise Unresponsive(f"the guest cannot be asked to shut down: {error}") from error
 
     async def _power_off(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.is_alive:
-            if self.record.intent is not Intent.STOPPED:  # else the guest has ended already, and its exit is written
-                await self._write(replace(self.record, intent=Intent.POWERING_OFF))
-            await self._quit(process)
-        await self._conclude_if_dead()
-
-    async def _quit(self, process: GuestProcess) -> None:
-        with contextlib.suppress(MonitorError, OSError):
-            monitor = await self._open_monitor(QUIT_TIMEOUT_S)
-            await monitor.execute("quit", timeout_s=QUIT_TIMEOUT_S)
-        if await process.wait(QUIT_TIMEOUT_S if self._monitor is not None else 0.0):
-            return
-        process.kill()
-        if not await process.wait(DEATH_TIMEOUT_S):
-            message = f"QEMU (pid {process.identity.pid}) does not die: it waits for a device of the host"
-            raise Unavailable(message, reason="ProcessStuck", retry_after_s=10.0)
+        run = self._run
+        if run is not None:
+            if run.is_alive:
+                if self.record.intent is not Intent.STOPPED:  # else the guest is over, and its exit is written
+                    await self._write(intent=Intent.POWERING_OFF)
+                await run.end()
+            await self._conclude_if_dead()
+        if self.record.memory:
+            await asyncio.to_thread(suspension.MemoryFile(Path(self.record.memory)).discard)
+            given_up = Exit(ExitReason.POWERED_OFF, datetime.now(UTC), "its suspended memory was given up")
+            exit_ = given_up if self.record.intent is Intent.SUSPENDED else self.record.last_exit
+            await self._write(intent=Intent.STOPPED, memory="", last_exit=exit_)
+        if self.record.ended_by_itself:
+            await self._write(ended_by_itself=False)
 
     async def _destroy(self) -> None:
         await self._power_off()
         await self._stop_following()
         uid = self.record.uid
-        await asyncio.to_thread(clear_runs, self._runtime_folder, uid)
+        await asyncio.to_thread(clear_runs, self._site.runtime_folder, uid)
         await asyncio.to_thread(self._records.remove, uid)
         self._hierarchies.remove(uid)
 
-    async def _define(self, change: Callable[[Record], Record]) -> None:
-        await self._write(change(self.record))
+    # --- suspension ---------------------------------------------------------------------------------------------------
 
-    # --- a run and its end --------------------------------------------------------------------------------------------
-
-    async def adopt(self, found: ProcessIdentity | None) -> None:
-        """Know again what runs from before; what has ended meanwhile gets its exit.
-
-        `found` is the process that says to be this record's run, for a record that was not finished.
-        """
-        record = self.record
-        identity = record.process or found
-        process = find(identity) if identity is not None else None
-        if process is not None:
-            self._follow(process)
-            if record.process is None:
-                await self._write(
-                    replace(record, intent=Intent.RUNNING, process=process.identity, started_at=datetime.now(UTC))
-                )
-            self._hierarchies.put(record.uid, process.identity.pid)
+    async def _suspend(self) -> None:
+        run, record = self._run, self.record
+        if run is None or not run.is_alive or record.intent is Intent.SUSPENDED:
+            return
+        if self._suspend_failure:
+            failure, self._suspend_failure = self._suspend_failure, ""
+            raise self._not_suspended(failure)
+        if record.intent is not Intent.RUNNING or record.running is None:
             self._wake.set()
-        elif record.intent is not Intent.STOPPED:
-            await self._conclude()
-
-    async def _stop_following(self) -> None:
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-            self._worker = None
-        self._unfollow()
-
-    def _follow(self, process: GuestProcess) -> None:
-        self._process = process
-        self._shutdown_cause = ""
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name=f"machine {self.record.uid}")
-
-    def _unfollow(self) -> None:
-        if self._monitor is not None:
-            self._monitor.close()
-            self._monitor = None
-        if self._process is not None:
-            self._process.let_go()
-            self._process = None
-
-    def _heard(self, message: Message) -> None:
-        """In the reader: note, and leave the rest to the worker."""
-        if message["event"] == "SHUTDOWN":
-            self._shutdown_cause = str(message.get("data", {}).get("reason", ""))
-        self._wake.set()
-
-    def _lost(self, _end: MonitorClosed) -> None:
-        self._monitor_closed.set()
-        self._wake.set()
-
-    async def _work(self) -> None:
-        """Follow one run after the other until cancelled."""
-        while True:
-            process = self._process
-            waits = [asyncio.create_task(self._wake.wait())]
-            if process is not None:
-                waits.append(asyncio.create_task(process.dead.wait()))
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-            self._wake.clear()
-            try:
-                async with self._acting:
-                    await self._conclude_if_dead()
-                    await self._let_quit_if_ended()
-            except Exception:  # noqa: BLE001  # this machine is looked at again; the others never notice
-                _log.exception("machine %s: following its run failed", self.record.uid)
-                await asyncio.sleep(1.0)
-            self._on_change(self.record.uid)
-
-    async def _let_quit_if_ended(self) -> None:
-        """A QEMU that is paused in state `shutdown`: its guest is gone, the exit is written, then it may go too."""
-        process = self._process
-        if process is None or not process.is_alive or self.record.intent is not Intent.RUNNING:
             return
+        file = suspension.memory_file(record.running, record.uid, self.folder)
         try:
-            if await self._state() != _ENDED_STATE:
+            # An older one must not be taken for the one being written, should we be killed before that is whole.
+            await asyncio.to_thread(file.discard)
+        except OSError as error:
+            raise self._not_suspended(str(error)) from error
+        await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
+        try:
+            await suspension.begin_to_write(await run.monitor(), file)
+        except (MonitorError, OSError) as error:
+            self._suspend_failure = str(error)
+            await self._abandon_suspension(file)
+        self._wake.set()
+
+    def _not_suspended(self, why: str) -> Unavailable:
+        return Unavailable(f"its memory cannot be written: {why}", reason="SuspendFailed", retry_after_s=30.0)
+
+    async def _go_on_suspending(self, run: Run) -> None:
+        """Whoever began it: look how far QEMU is, and finish."""
+        if self.record.intent is Intent.SUSPENDING:
+            file = suspension.MemoryFile(Path(self.record.memory))
+            try:
+                status, why = await suspension.progress(await run.monitor())
+            except (MonitorError, OSError):
                 return
-        except (MonitorError, OSError):
-            return
-        death = Death(datetime.now(UTC), self._shutdown_cause or "guest-shutdown")
-        await self._write(
-            replace(self.record, intent=Intent.STOPPED, last_exit=exit_of(self.record, death), started_at=None)
-        )
-        await self._quit(process)
-        await self._conclude_if_dead()
+            if status in suspension.UNDER_WAY:
+                return
+            if status == "none":
+                # Killed before QEMU was told: nothing has failed, and it begins anew when it is asked for again.
+                await self._abandon_suspension(file)
+                return
+            if status != "completed":
+                self._suspend_failure = why or f"QEMU's migration is in state {status}"
+                await self._abandon_suspension(file)
+                return
+            await asyncio.to_thread(file.publish)
+            await self._write(intent=Intent.SUSPENDED)
+        if self.record.intent is Intent.SUSPENDED:
+            await run.end()
+            await self._conclude_if_dead()
 
-    async def _conclude_if_dead(self) -> None:
-        if self._process is not None and not self._process.is_alive:
-            await self._conclude()
-
-    async def _conclude(self) -> None:
-        """Write why the run is over, once; then forget the process."""
-        process, record = self._process, self.record
-        if process is not None and self._monitor is not None:
-            await self._drain()
-        if record.intent is Intent.STARTING and process is None:
-            # Killed between the intent and the act: the start never happened.
-            await self._write(replace(record, intent=Intent.STOPPED))
-        elif record.intent is not Intent.STOPPED:
-            death = Death(
-                datetime.now(UTC),
-                self._shutdown_cause,
-                exit_status=process.exit_status if process is not None else None,
-                last_output=last_output(self.folder),
-                same_boot=is_same_boot(record),
-            )
-            await self._write(
-                replace(record, intent=Intent.STOPPED, process=None, started_at=None, last_exit=exit_of(record, death))
-            )
-        self._unfollow()
-        await asyncio.to_thread(clear_runs, self._runtime_folder, record.uid)
-        self._hierarchies.remove(record.uid)
-
-    async def _drain(self) -> None:
-        """The last events may still be in the socket when the kernel tells of the death: read until its end."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._monitor_closed.wait()
-
-    async def _write(self, record: Record) -> None:
-        await asyncio.to_thread(self._records.write, record)
-        self.record = record
+    async def _abandon_suspension(self, file: suspension.MemoryFile) -> None:
+        """The guest runs on."""
+        await asyncio.to_thread(file.discard)
+        await self._write(intent=Intent.RUNNING, memory="")
+        await self._hold("cont")

@@ -6,6 +6,7 @@ the one that was meant.
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -78,8 +79,12 @@ class GuestProcess:
         self.let_go()
 
 
-def spawn(argv: Sequence[str], *, output: Path, pass_fds: Sequence[int]) -> "subprocess.Popen[bytes]":
+def spawn(
+    argv: Sequence[str], *, output: Path, pass_fds: Sequence[int], user: int | None, groups: Sequence[int]
+) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own: no signal of our terminal or group reaches it.
+
+    It runs as `user` and in the group of the same number, with `groups` besides; None: as this process does.
 
     Raises:
         OSError: the program cannot be executed.
@@ -92,6 +97,9 @@ def spawn(argv: Sequence[str], *, output: Path, pass_fds: Sequence[int]) -> "sub
             stderr=log,
             pass_fds=pass_fds,
             start_new_session=True,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else groups,
             cwd="/",
             env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C"},
         )
@@ -109,8 +117,11 @@ def find(identity: ProcessIdentity) -> GuestProcess | None:
         return None
     try:
         pidfd = os.pidfd_open(identity.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        # The last two: the number is a thread's by now (pidfd_open(2); ENOENT since Linux 6.9).
+        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            return None
+        raise
     # In this order: what the pidfd holds cannot be replaced after the look at its start time.
     if start_ticks(identity.pid) != identity.start_ticks:
         os.close(pidfd)
@@ -135,10 +146,23 @@ def start_ticks(pid: int) -> int | None:
 
 
 def command_lines() -> dict[int, list[str]]:
-    """Command line of every process that can be read."""
+    """Command line of every process that can be read. What a process says there of itself proves nothing."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
     return found
+
+
+def user_of(pid: int) -> int | None:
+    """The user that a process is of; None when it is gone, or of several (a setuid program that another one started).
+
+    Not the owner of /proc/PID: that is root's for any process that wants it so (prctl(2), PR_SET_DUMPABLE).
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    users = {int(word) for line in lines if line.startswith("Uid:") for word in line.split()[1:]}
+    return users.pop() if len(users) == 1 else None

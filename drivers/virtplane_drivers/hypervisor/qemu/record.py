@@ -6,6 +6,7 @@ was rebooted, or it died.
 
 import dataclasses
 import enum
+import hashlib
 import json
 import logging
 import os
@@ -22,7 +23,9 @@ from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+"""2 (0.1.0): `ended_by_itself`, `restarts`, `memory`, `user`, the definition's `restarted_at`. 1 is read as well."""
+_READABLE = frozenset({1, FORMAT})
 _FILE = "record.json"
 
 
@@ -33,6 +36,11 @@ class Intent(enum.StrEnum):
     STARTING = "Starting"
     RUNNING = "Running"
     POWERING_OFF = "PoweringOff"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    """`memory` is whole; a process that is left may go."""
+    WAKING = "Waking"
+    """A process reads `memory`; the guest has not run yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,13 @@ class Record:
     started_at: datetime | None = None
     shut_down_asked_at: datetime | None = None
     last_exit: Exit | None = None
+    ended_by_itself: bool = False
+    """Nobody asked for the end of the last run, nor for the machine's being off since."""
+    restarts: int = 0
+    user: int | None = None
+    """The Unix user that its processes run as; None: the agent's own."""
+    memory: str = ""
+    """While Suspending, Suspended and Waking: the path of the memory's file."""
 
 
 class TornRecord(Exception):
@@ -70,6 +85,11 @@ class Records:
         """Everything of one machine."""
         return self.folder / uid
 
+    @property
+    def state_id(self) -> str:
+        """By which a process tells whose it is when all records are lost: of the folder's path, which stays."""
+        return hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:12]
+
     def uids(self) -> list[str]:
         """All machines that have a folder."""
         if not self.folder.exists():
@@ -84,10 +104,13 @@ class Records:
         """
         path = self.machine_folder(uid) / _FILE
         try:
-            return _from_json(json.loads(path.read_bytes()))
+            record = _from_json(json.loads(path.read_bytes()))
+            if record.uid != uid:
+                raise ValueError(f"it is the record of {record.uid}")
+            return record
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError) as error:
             path.rename(path.with_name("record.torn"))
             raise TornRecord(f"{path}: {error!r}") from error
 
@@ -128,8 +151,8 @@ def _to_json(record: Record) -> dict[str, Any]:
 
 
 def _from_json(values: dict[str, Any]) -> Record:
-    if values["format"] != FORMAT:
-        raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
+    if values["format"] not in _READABLE:
+        raise ValueError(f"format {values['format']}, this version reads {sorted(_READABLE)}")
     last_exit, process = values["last_exit"], values["process"]
     return Record(
         uid=values["uid"],
@@ -146,6 +169,11 @@ def _from_json(values: dict[str, Any]) -> Record:
         last_exit=Exit(ExitReason(last_exit["reason"]), datetime.fromisoformat(last_exit["time"]), last_exit["message"])
         if last_exit
         else None,
+        # Absent in format 1.
+        ended_by_itself=values.get("ended_by_itself", False),
+        restarts=values.get("restarts", 0),
+        memory=values.get("memory", ""),
+        user=values.get("user"),
     )
 
 

@@ -1,16 +1,22 @@
 """The machines of a state folder after a start of the driver: from their records, and from what runs without one."""
 
 import logging
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, replace
 
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu.argv import MARKER
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, command_lines, start_ticks
+from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, command_lines, start_ticks, user_of
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records, TornRecord
+from virtplane_drivers.hypervisor.qemu.users import Users
 
 _log = logging.getLogger(__name__)
 
 _GUEST = "guest="
+_TOKEN = re.compile(r"[0-9]{1,16}")
+_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
+"""It names a folder: nothing of a path may be in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +27,12 @@ class Found:
     record: Record
 
 
-def recover(records: Records) -> dict[str, tuple[Record, ProcessIdentity | None]]:
+def recover(records: Records, users: Users) -> dict[str, tuple[Record, ProcessIdentity | None]]:
     """Each machine with its record, and the process that is its run where one says so.
 
     A record that is torn or lost is read off the process; only its definition cannot be.
     """
-    running = _running(records)
+    running = _running(records, users)
     machines: dict[str, tuple[Record, ProcessIdentity | None]] = {}
     for uid in records.uids():
         found = running.get(uid)
@@ -45,27 +51,31 @@ def recover(records: Records) -> dict[str, tuple[Record, ProcessIdentity | None]
     return machines
 
 
-def _running(records: Records) -> dict[str, Found]:
-    """Processes whose logs lie in this very state folder: another agent's on this host are none of ours."""
+def _running(records: Records, users: Users) -> dict[str, Found]:
+    """Processes of this very state folder: another agent's on this host are none of ours."""
     boot, found = boot_id(), {}
     for pid, words in command_lines().items():
-        marker = _marker(words)
-        if marker is None or not any(str(records.machine_folder(marker.uid)) in word for word in words):
+        marker = _marker(words, records.state_id)
+        if marker is None:
             continue
-        ticks = start_ticks(pid)
-        if ticks is not None:
-            found[marker.uid] = Found(ProcessIdentity(boot, pid, ticks), marker)
+        ticks, user = start_ticks(pid), user_of(pid)
+        # Anybody can write such a command line; nobody can be of the machine's user.
+        if ticks is not None and user is not None and users.may_be(user, marker.uid):
+            own = None if user == os.geteuid() else user
+            found[marker.uid] = Found(ProcessIdentity(boot, pid, ticks), replace(marker, user=own))
     return found
 
 
-def _marker(words: list[str]) -> Record | None:
+def _marker(words: list[str], state_id: str) -> Record | None:
     if "-name" not in words[:-1]:
         return None
     name = words[words.index("-name") + 1].split(",debug-threads")[0]
     parts = name.removeprefix(_GUEST).split("/")
-    if len(parts) != 7 or parts[0] != MARKER or not parts[2].isdigit():
+    if len(parts) != 8 or parts[:2] != [MARKER, state_id]:
         return None
-    _, cluster_id, token, namespace, machine, uid, incarnation = parts
+    cluster_id, token, namespace, machine, uid, incarnation = parts[2:]
+    if not _TOKEN.fullmatch(token) or not _UID.fullmatch(uid):
+        return None
     return Record(
         uid=uid,
         namespace=namespace,

@@ -5,53 +5,22 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.guest_processes import end_guests, guest_processes
-from tests.cluster.guests.boot_sector import GREETING, BootSectorKind, boot_sector_image
+from tests.cluster.guests.boot_sector import GREETING, BootSectorKind
 from tests.drivers.hypervisor.hosts import QemuHost, machine
 from tests.drivers.hypervisor.test_contract import until, until_stopped
+from tests.drivers.qemu.machines.starting import pid_of, record_file, started, ticks
 from virtplane_api.vocabulary import DiskFormat, DiskType, ExitReason, PowerState
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import LaunchFailed
 from virtplane_drivers.hypervisor.contract import Desired, Disk
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 from virtplane_drivers.hypervisor.qemu.output import cap_serial, read_serial
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[QemuHost]:
-    yield QemuHost(tmp_path)
-    end_guests(tmp_path)
-
-
-def record_file(host: QemuHost, uid: str) -> Path:
-    return host.folder / "state" / uid / "record.json"
-
-
-async def started(driver: QemuDriver, host: QemuHost, kind: BootSectorKind = BootSectorKind.OBEDIENT) -> Desired:
-    desired = machine(host)
-    image = boot_sector_image(kind, host.folder / f"{desired.uid}.img")
-    desired = replace(desired, disks=(Disk("root", FileAttachment(image, DiskFormat.RAW)),))
-    await driver.define(desired)
-    await driver.start(desired.uid)
-    return desired
-
-
-def pid_of(host: QemuHost, desired: Desired) -> int:
-    [pid] = guest_processes(host.folder / "state" / desired.uid)
-    return pid
-
-
-async def ticks(driver: QemuDriver, uid: str, at_least: int) -> str:
-    async with asyncio.timeout(15):
-        while f"tick {at_least}" not in (console := (await driver.serial_log(uid, 4096)).decode()):
-            await asyncio.sleep(0.05)
-    return console
 
 
 async def test_a_driver_that_comes_back_adopts_the_process_and_the_guest_ticks_on(host: QemuHost) -> None:
@@ -202,10 +171,11 @@ async def test_a_hung_machine_that_answers_again_is_running_again(host: QemuHost
 async def test_a_machine_that_qemu_refuses_stays_stopped_and_says_why(host: QemuHost) -> None:
     async with host.open() as driver:
         desired = machine(host)
-        missing = FileAttachment(host.folder / "missing.img", DiskFormat.RAW)
-        desired = replace(desired, disks=(Disk("root", missing),))
+        (host.folder / "raw.qcow2").write_bytes(b"no qcow2" * 512)
+        damaged = FileAttachment(host.folder / "raw.qcow2", DiskFormat.QCOW2)
+        desired = replace(desired, disks=(Disk("root", damaged),))
         await driver.define(desired)
-        with pytest.raises(LaunchFailed, match=r"missing\.img.*No such file") as refused:
+        with pytest.raises(LaunchFailed, match="Image is not in qcow2 format") as refused:
             await driver.start(desired.uid)
         assert refused.value.exit_status == 1
         assert "-blockdev" in refused.value.argv

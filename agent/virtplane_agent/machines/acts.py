@@ -1,0 +1,257 @@
+"""The acts behind the steps, each on one machine: what a step needs is looked up only when it is taken.
+
+An act returns how the pass goes on, and what hinders the machine, if anything does.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from virtplane_agent.endpoints import Endpoint
+from virtplane_agent.machines.desired import (
+    desired_machine,
+    grace_period,
+    is_restart_due,
+    owner_of,
+    restart_policy,
+)
+from virtplane_agent.machines.disks import Disks
+from virtplane_agent.machines.hindrance import Hindrance, Progress
+from virtplane_agent.machines.restarts import Restarts, may_restart
+from virtplane_agent.machines.steps import Goal, Step
+from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.reconcile import Done, Failed, Outcome, Wait
+from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_drivers.hypervisor.contract import CanPause, CanShutDown, CanSuspend, Observed
+
+LOOK_AGAIN_S = 10.0
+"""A driver's events are hints: what runs is looked at this often without any."""
+ASK_AGAIN = timedelta(seconds=10)
+"""A guest that was still booting has not heard the first request to shut down."""
+IO_RETRY = timedelta(seconds=5)
+"""A guest whose disk is full is let go on this often: it pauses again at once when it still is."""
+_SUSPENDING_S = 2.0
+_DISKS_AGAIN_S = 2.0
+
+Result = tuple[Outcome, Hindrance | None]
+GOES_ON: Result = (Done(), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One machine in one pass."""
+
+    machine: Object
+    endpoint: Endpoint
+    observed: Observed
+    goal: Goal
+    on_define: Callable[[], None]
+    """Called before the hypervisor gets to know the machine."""
+
+    @property
+    def uid(self) -> str:
+        """Of the machine."""
+        return uid_of(self.machine)
+
+
+class Acts:
+    """Takes steps. What is kept in memory here is only when something was last tried."""
+
+    def __init__(
+        self, cluster_id: str, disks: Disks, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._cluster_id = cluster_id
+        self._disks = disks
+        self._clock = clock
+        self._restarts = Restarts()
+        self._asked: dict[str, tuple[datetime, datetime]] = {}
+        """When a guest was asked to shut down, first and last."""
+        self._resumed_at: dict[str, datetime] = {}
+        self._acts: Mapping[Step, Callable[[Subject], Awaitable[Result]]] = {
+            Step.NONE: self._rest,
+            Step.START: self._start,
+            Step.RESTART: self._restart,
+            Step.SETTLE: self._settle,
+            Step.PAUSE: self._pause,
+            Step.RESUME: self._resume,
+            Step.SUSPEND: self._suspend,
+            Step.WAKE: self._wake,
+            Step.SHUT_DOWN: self._shut_down,
+            Step.DESTROY: self._destroy,
+            Step.LOOK_AGAIN: self._look_again,
+        }
+
+    async def take(self, step: Step, subject: Subject) -> Result:
+        """One step.
+
+        Raises:
+            DriverError: as the driver says.
+        """
+        if step is not Step.SHUT_DOWN:
+            self._asked.pop(subject.uid, None)
+        if step is not Step.RESUME:
+            self._resumed_at.pop(subject.uid, None)
+        return await self._acts[step](subject)
+
+    def forget(self, uid: str) -> None:
+        """Of a machine that is gone from here."""
+        self._restarts.forget(uid)
+        self._asked.pop(uid, None)
+        self._resumed_at.pop(uid, None)
+
+    # --- nothing to be done -------------------------------------------------------------------------------------------
+
+    async def _look_again(self, _subject: Subject) -> Result:
+        return Wait(LOOK_AGAIN_S, "look again"), None
+
+    async def _rest(self, subject: Subject) -> Result:
+        """Write a newer token into the host's record; the guest does not notice."""
+        machine, observed = subject.machine, subject.observed
+        if subject.goal is Goal.STOPPED:
+            self._restarts.forget(subject.uid)
+        if subject.goal is Goal.SUSPENDED and observed.power is not PowerState.SUSPENDED:
+            return Done(), _NOTHING_TO_SUSPEND
+        if not observed.exists:
+            return GOES_ON
+        if observed.owner != owner_of(machine, self._cluster_id):
+            attachments = await self._disks.attachments(machine)
+            if not isinstance(attachments, Hindrance):
+                await subject.endpoint.driver.define(desired_machine(machine, self._cluster_id, attachments))
+        asked_at, driver = observed.shut_down_asked_at, subject.endpoint.driver
+        if asked_at is not None and isinstance(driver, CanShutDown):
+            # Asked, and then wanted to run again: an end within the grace period is still the one that was asked for.
+            left = asked_at + grace_period(machine) - self._clock()
+            if left > timedelta(0):
+                return Wait(left.total_seconds(), "the guest may still shut down"), None
+            await driver.withdraw_shut_down(subject.uid)
+        return GOES_ON
+
+    # --- starts -------------------------------------------------------------------------------------------------------
+
+    async def _start(self, subject: Subject) -> Result:
+        machine, endpoint = subject.machine, subject.endpoint
+        if subject.goal is Goal.PAUSED and not isinstance(endpoint.driver, CanPause):
+            return _not_supported(subject, "Pause")
+        attachments = await self._disks.attachments(machine)
+        if isinstance(attachments, Hindrance):
+            # A volume that gets ready here wakes its machine; one of another host's does not.
+            return Wait(_DISKS_AGAIN_S, attachments.reason), attachments
+        desired = desired_machine(machine, self._cluster_id, attachments)
+        unusable = [disk.name for disk in desired.disks if type(disk.attachment) not in endpoint.facts.attachments]
+        if unusable:
+            message = f"{endpoint.name} cannot attach the volumes of {', '.join(unusable)}"
+            return _stalled("DiskNotAttachable", message)
+        # Known before it is made: should this task end in between, the machine is still found.
+        subject.on_define()
+        await endpoint.driver.define(desired)
+        await endpoint.driver.start(subject.uid)
+        return GOES_ON
+
+    async def _restart(self, subject: Subject) -> Result:
+        """A machine that ended by itself: as its policy says, and not in a tight circle."""
+        observed, policy = subject.observed, restart_policy(subject.machine)
+        last = observed.last_exit
+        reason = last.reason if last is not None else ExitReason.CRASHED
+        if not is_restart_due(subject.machine, observed):
+            if not may_restart(policy, reason):
+                return Done(), _held(policy, reason)
+            wait_s = self._restarts.wait_s(subject.uid, observed, now=self._clock())
+            if wait_s > 0:
+                message = f"it ended again soon after its start ({reason})"
+                if last is not None and last.message:
+                    message += f": {last.message}"
+                return Wait(wait_s, "back-off"), Hindrance("CrashLoopBackOff", message)
+        return await self._start(subject)
+
+    async def _wake(self, subject: Subject) -> Result:
+        if subject.goal is Goal.STOPPED and not grace_period(subject.machine):
+            await subject.endpoint.driver.power_off(subject.uid)
+            return GOES_ON
+        attachments = await self._disks.attachments(subject.machine)
+        if isinstance(attachments, Hindrance):
+            return Wait(_DISKS_AGAIN_S, attachments.reason), attachments
+        await subject.endpoint.driver.start(subject.uid)
+        return Wait(0.0, "awake"), None
+
+    # --- holds --------------------------------------------------------------------------------------------------------
+
+    async def _pause(self, subject: Subject) -> Result:
+        driver = subject.endpoint.driver
+        if not isinstance(driver, CanPause):
+            return _not_supported(subject, "Pause")
+        await driver.pause(subject.uid)
+        return GOES_ON
+
+    async def _resume(self, subject: Subject) -> Result:
+        driver, uid, now = subject.endpoint.driver, subject.uid, self._clock()
+        if not isinstance(driver, CanPause):
+            return _not_supported(subject, "Pause")
+        if subject.observed.has_io_error:
+            hindrance = Hindrance("IOError", f"paused until its disk can be written: {subject.observed.message}")
+            tried_at = self._resumed_at.setdefault(uid, now)
+            left = tried_at + IO_RETRY - now
+            if left > timedelta(0):
+                return Wait(left.total_seconds(), "the disk may be writable again"), hindrance
+            self._resumed_at[uid] = now
+            await driver.resume(uid)
+            return Wait(IO_RETRY.total_seconds(), "the disk may be writable again"), hindrance
+        await driver.resume(uid)
+        return GOES_ON
+
+    async def _suspend(self, subject: Subject) -> Result:
+        driver = subject.endpoint.driver
+        if not isinstance(driver, CanSuspend):
+            return _not_supported(subject, "Suspend")
+        await driver.suspend(subject.uid)
+        return Wait(_SUSPENDING_S, "its memory is written"), None
+
+    # --- ends ---------------------------------------------------------------------------------------------------------
+
+    async def _settle(self, subject: Subject) -> Result:
+        self._restarts.forget(subject.uid)
+        await subject.endpoint.driver.power_off(subject.uid)
+        return GOES_ON
+
+    async def _shut_down(self, subject: Subject) -> Result:
+        """Ask the guest; when its time is over, power it off."""
+        uid, now, grace = subject.uid, self._clock(), grace_period(subject.machine)
+        driver = subject.endpoint.driver
+        known = self._asked.get(uid)
+        asked_at = subject.observed.shut_down_asked_at or (known[0] if known is not None else None)
+        if not grace or not isinstance(driver, CanShutDown) or (asked_at is not None and now - asked_at >= grace):
+            await driver.power_off(uid)
+            return Wait(0.0, "powered off"), None
+        asked_at = asked_at or now
+        if known is None or now - known[1] >= ASK_AGAIN:
+            self._asked[uid] = (asked_at, now)
+            await driver.shut_down(uid)
+        left = asked_at + grace - now
+        return Wait(min(left, ASK_AGAIN).total_seconds(), "the guest shuts down"), None
+
+    async def _destroy(self, subject: Subject) -> Result:
+        await subject.endpoint.driver.destroy(subject.uid)
+        return GOES_ON
+
+
+_NOTHING_TO_SUSPEND = Hindrance(
+    "NotRunning", "a machine that does not run cannot be suspended; set powerState Running first", Progress.STALLED
+)
+
+
+def _held(policy: str, reason: ExitReason) -> Hindrance:
+    how = "a newer restartedAt starts it, and so does powerState Stopped and then Running"
+    return Hindrance(
+        reason.value, f"it ended by itself ({reason}), and restartPolicy is {policy}: {how}", Progress.HELD
+    )
+
+
+def _stalled(reason: str, message: str) -> Result:
+    return Failed(reason, message), Hindrance(reason, message, Progress.STALLED)
+
+
+def _not_supported(subject: Subject, capability: str) -> Result:
+    message = (
+        f"spec.powerState: {subject.endpoint.name} (driver {subject.endpoint.driver.name}) lacks the capability "
+        f"{capability}; ask for Running or Stopped"
+    )
+    return _stalled("NotSupported", message)

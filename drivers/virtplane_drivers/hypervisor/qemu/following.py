@@ -1,0 +1,190 @@
+"""A machine's record, and the worker that follows its runs to their ends.
+
+Events are hints: the reader only queues them, and the worker asks QEMU before it acts. Whatever ends the process, its
+exit is written once, by `_conclude`. A process that is paused in a state such as `shutdown` has ended for its guest:
+its exit is written, then the process is asked to quit.
+"""
+
+import abc
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from virtplane_api.vocabulary import ENDED_AS_ASKED
+from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, limits_of
+from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
+from virtplane_drivers.hypervisor.qemu.launch import MONITOR, LaunchSite, clear_runs, run_folder
+from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
+from virtplane_drivers.hypervisor.qemu.output import last_output
+from virtplane_drivers.hypervisor.qemu.process import GuestProcess, ProcessIdentity, find
+from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
+from virtplane_drivers.hypervisor.qemu.run import Run
+from virtplane_drivers.hypervisor.qemu.run_states import END_CAUSES
+from virtplane_drivers.hypervisor.qemu.suspension import MemoryFile
+
+_log = logging.getLogger(__name__)
+
+BETWEEN = frozenset({Intent.SUSPENDING, Intent.SUSPENDED, Intent.WAKING})
+"""While a process of such a machine lives, its states are steps of ours on the way, and not shown."""
+
+
+class FollowedMachine(abc.ABC):
+    """One machine, with its run while there is one."""
+
+    def __init__(
+        self,
+        record: Record,
+        records: Records,
+        site: LaunchSite,
+        hierarchies: Hierarchies,
+        on_change: Callable[[str], None],
+    ) -> None:
+        self.record = record
+        self._records = records
+        self._site = site
+        self._hierarchies = hierarchies
+        self._on_change = on_change
+        self._run: Run | None = None
+        self._acting = asyncio.Lock()
+        """Held by a verb, and by the worker while it concludes: one writer of the record at a time."""
+        self._worker: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def folder(self) -> Path:
+        """Its record and its logs."""
+        return self._records.machine_folder(self.record.uid)
+
+    async def adopt(self, found: ProcessIdentity | None) -> None:
+        """Know again what runs from before; what has ended meanwhile gets its exit.
+
+        `found` is the process that says to be this record's run, for a record that was not finished.
+        """
+        record = self.record
+        identity = record.process or found
+        process = find(identity) if identity is not None else None
+        if process is not None:
+            self._follow(process)
+            if record.process is None:
+                intent = record.intent if record.intent in BETWEEN else Intent.RUNNING
+                await self._write(intent=intent, process=process.identity, started_at=datetime.now(UTC))
+            if record.running is not None:
+                self._hierarchies.put(record.uid, process.identity.pid, limits_of(record.running))
+            self._wake.set()
+        elif record.intent not in (Intent.STOPPED, Intent.SUSPENDED):
+            await self._conclude()
+
+    @abc.abstractmethod
+    async def _go_on_suspending(self, run: Run) -> None:
+        """Look how far a suspension is, and finish it; called by the worker, under the lock."""
+
+    async def _stop_following(self) -> None:
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+            self._worker = None
+        self._unfollow()
+
+    def _follow(self, process: GuestProcess) -> None:
+        socket_path = run_folder(self._site.runtime_folder, self.record.uid, self.record.incarnation) / MONITOR
+        self._run = Run(process, socket_path, self._wake.set)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name=f"machine {self.record.uid}")
+
+    def _unfollow(self) -> None:
+        if self._run is not None:
+            self._run.let_go()
+            self._run = None
+
+    async def _work(self) -> None:
+        """Follow one run after the other until cancelled."""
+        while True:
+            waits = [asyncio.create_task(self._wake.wait())]
+            if self._run is not None:
+                waits.append(asyncio.create_task(self._run.process.dead.wait()))
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            self._wake.clear()
+            try:
+                async with self._acting:
+                    await self._conclude_if_dead()
+                    if self._run is not None:
+                        await self._let_quit_if_ended(self._run)
+                    if self._run is not None:
+                        await self._go_on_suspending(self._run)
+            except Exception:  # noqa: BLE001  # this machine is looked at again; the others never notice
+                _log.exception("machine %s: following its run failed", self.record.uid)
+                await asyncio.sleep(1.0)
+            self._on_change(self.record.uid)
+
+    async def _let_quit_if_ended(self, run: Run) -> None:
+        """A QEMU that is paused as its guest is over: the exit is written, then it may go too."""
+        if self.record.intent is Intent.RUNNING:
+            try:
+                state = await run.state()
+            except (MonitorError, OSError):
+                return
+            if state not in END_CAUSES:
+                return
+            await self._write_exit(Death(datetime.now(UTC), END_CAUSES[state]))
+        if self.record.intent is Intent.STOPPED:  # also when the one who wrote the exit was killed after that
+            await run.end()
+            await self._conclude_if_dead()
+
+    async def _conclude_if_dead(self) -> None:
+        if self._run is not None and not self._run.is_alive:
+            await self._run.drain()
+            await self._conclude()
+
+    async def _conclude(self) -> None:
+        """Write why the run is over, once; then forget the process."""
+        run, record = self._run, self.record
+        intent = record.intent
+        if intent is Intent.SUSPENDING and await asyncio.to_thread(Path(record.memory).exists):
+            intent = Intent.SUSPENDED
+        match intent:
+            case Intent.STOPPED:
+                pass
+            case Intent.STARTING if run is None:
+                # Killed between the intent and the act: the start never happened.
+                await self._write(intent=Intent.STOPPED)
+            case Intent.WAKING | Intent.SUSPENDED:
+                await self._write(intent=Intent.SUSPENDED, process=None, started_at=None)
+            case _:
+                death = Death(
+                    datetime.now(UTC),
+                    run.cause if run is not None else "",
+                    exit_status=run.process.exit_status if run is not None else None,
+                    last_output=last_output(self.folder),
+                    same_boot=is_same_boot(record),
+                )
+                await self._write_exit(death)
+        self._unfollow()
+        await asyncio.to_thread(clear_runs, self._site.runtime_folder, record.uid)
+        self._hierarchies.remove(record.uid)
+
+    async def _write_exit(self, death: Death) -> None:
+        record = self.record
+        last_exit = exit_of(record, death)
+        if record.memory:
+            await asyncio.to_thread(MemoryFile(Path(record.memory)).discard)
+        await self._write(
+            intent=Intent.STOPPED,
+            process=None if self._run is None or not self._run.is_alive else record.process,
+            started_at=None,
+            memory="",
+            last_exit=last_exit,
+            ended_by_itself=last_exit.reason not in ENDED_AS_ASKED,
+        )
+
+    async def _write(self, **changes: Any) -> None:
+        record = replace(self.record, **changes)
+        await asyncio.to_thread(self._records.write, record)
+        self.record = record

@@ -1,0 +1,71 @@
+"""What a machine's process is given as open files, so that it needs no rights on any path.
+
+An image, a log and a lock belong to the agent and are readable by nobody else; QEMU gets their descriptors (`-add-fd`,
+and `/dev/fdset/N` in the place of a path). The file's name is told beside the descriptor, for people and for `ps`.
+
+All functions block: they are called in a thread.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtplane_api.vocabulary import DiskType
+from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.disk_locks import DiskOwner, lock_disk
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedFile:
+    """An open file that QEMU knows as `/dev/fdset/<set>`."""
+
+    fd: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """All that is handed over."""
+
+    disks: tuple[GrantedFile, ...]
+    """In the order of the definition's disks."""
+    serial_log: GrantedFile
+    locks: tuple[int, ...]
+    """Descriptors that QEMU inherits and is told nothing of."""
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All of them."""
+        return [*(disk.fd for disk in self.disks), self.serial_log.fd, *self.locks]
+
+
+@contextmanager
+def granted(definition: Definition, serial_log: Path, owner: DiskOwner, *, claims_confirmed: bool) -> Iterator[Grants]:
+    """Locks and opens everything for the length of the block: a process that was started in it holds its own copies.
+
+    Raises:
+        Unavailable, StaleToken: see `lock_disk`.
+        OSError: a file cannot be opened.
+    """
+    with ExitStack() as stack:
+
+        def kept(descriptor: int) -> int:
+            stack.callback(os.close, descriptor)
+            return descriptor
+
+        locks = tuple(
+            kept(lock_disk(Path(disk.path), owner, claim_is_confirmed=claims_confirmed))
+            for disk in definition.disks
+            if disk.type is DiskType.DISK
+        )
+        disks = tuple(GrantedFile(kept(_open_image(disk)), Path(disk.path)) for disk in definition.disks)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        log = GrantedFile(kept(os.open(serial_log, flags, 0o600)), serial_log)
+        yield Grants(disks, log, locks)
+
+
+def _open_image(disk: DiskDefinition) -> int:
+    mode = os.O_RDWR if disk.type is DiskType.DISK else os.O_RDONLY
+    return os.open(disk.path, mode | os.O_NOFOLLOW | os.O_CLOEXEC)

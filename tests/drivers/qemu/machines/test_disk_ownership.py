@@ -1,0 +1,153 @@
+"""Never two writers: two drivers, as of two agents on two hosts, on a pool that both reach."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.guest_processes import end_guests, guest_processes
+from tests.drivers.hypervisor.hosts import QemuHost
+from tests.drivers.qemu.machines.starting import defined
+from virtplane_api.vocabulary import PowerState
+from virtplane_drivers.errors import DriverError, StaleToken, Unavailable
+from virtplane_drivers.hypervisor.contract import Desired, Owner
+from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
+
+CLUSTER = "cluster-1"
+
+
+def driver_of(host: QemuHost, name: str) -> QemuDriver:
+    folder = host.folder / name
+    return QemuDriver(folder / "state", folder / "run", accelerator="tcg", hypervisor=f"{name}-qemu")
+
+
+@pytest.fixture
+async def two(host: QemuHost) -> AsyncIterator[tuple[QemuDriver, QemuDriver]]:
+    first, second = driver_of(host, "a"), driver_of(host, "b")
+    async with first, second:
+        yield first, second
+
+
+def under(desired: Desired, token: int) -> Desired:
+    return replace(desired, owner=Owner(CLUSTER, token))
+
+
+def another(desired: Desired, *, confirmed: bool) -> Desired:
+    """Another machine with the same disk."""
+    disks = tuple(replace(disk, claim_is_confirmed=confirmed) for disk in desired.disks)
+    return replace(desired, uid=f"{desired.uid}-2", name="db", disks=disks)
+
+
+def lock_of(desired: Desired) -> Path:
+    [disk] = desired.disks
+    return Path(f"{disk.attachment.path}.lock")  # type: ignore[union-attr]
+
+
+async def run(driver: QemuDriver, desired: Desired) -> None:
+    await driver.define(desired)
+    await driver.start(desired.uid)
+
+
+async def test_a_machine_that_runs_on_one_host_does_not_start_on_another(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, second = two
+    desired = defined(host)
+    await run(first, under(desired, 1))
+    with pytest.raises(Unavailable, match=r"in use by machine shop/web .* on a-qemu under token 1") as refused:
+        await run(second, under(desired, 2))
+    assert refused.value.reason == "DiskInUse"
+    assert len(guest_processes(host.folder)) == 1
+    assert (await second.observe(desired.uid)).power is PowerState.STOPPED
+    await first.power_off(desired.uid)
+    await second.start(desired.uid)
+    assert json.loads(lock_of(desired).read_text())["token"] == 2
+
+
+async def test_the_lock_lasts_as_long_as_the_process_and_not_as_the_agent(host: QemuHost) -> None:
+    desired = defined(host)
+    async with driver_of(host, "a") as first:
+        await run(first, under(desired, 1))
+    async with driver_of(host, "b") as second:
+        with pytest.raises(Unavailable, match="in use by"):
+            await run(second, under(desired, 2))
+        [pid] = guest_processes(host.folder)
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while guest_processes(host.folder):
+                await asyncio.sleep(0.01)
+        await second.start(desired.uid)
+
+
+async def test_an_owner_of_the_past_is_told_the_token_of_the_present(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, second = two
+    desired = defined(host)
+    await run(second, under(desired, 7))
+    await second.power_off(desired.uid)
+    with pytest.raises(StaleToken, match="on b-qemu under token 7") as stale:
+        await run(first, under(desired, 6))
+    assert stale.value.seen == 7
+    assert guest_processes(host.folder) == []
+    await run(first, under(desired, 8))
+
+
+async def test_a_disk_moves_to_another_machine_once_its_claim_is_confirmed(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, second = two
+    desired = defined(host)
+    await run(first, under(desired, 5))
+    with pytest.raises(Unavailable, match="in use by"):
+        await run(second, under(another(desired, confirmed=True), 1))
+    await first.power_off(desired.uid)
+    with pytest.raises(Unavailable, match="the API server cannot be asked") as unknown:
+        await run(second, under(another(desired, confirmed=False), 1))
+    assert unknown.value.reason == "ClaimNotConfirmed"
+    await run(second, under(another(desired, confirmed=True), 1))
+    with pytest.raises(DriverError):
+        await first.start(desired.uid)
+    assert len(guest_processes(host.folder)) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": 1, "clu', b"\0" * 100], ids=["empty", "torn", "zeros"])
+async def test_a_lock_whose_record_is_damaged_still_locks(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver], content: bytes
+) -> None:
+    first, second = two
+    desired = defined(host)
+    lock_of(desired).write_bytes(content)
+    await run(first, under(desired, 1))
+    with pytest.raises(Unavailable, match="in use by machine shop/web"):
+        await run(second, under(desired, 1))
+
+
+async def test_of_many_starts_at_once_one_wins(host: QemuHost, two: tuple[QemuDriver, QemuDriver]) -> None:
+    """As by an operator that errs: both placements, also of one token, at the same moment; again and again."""
+    desired = defined(host)
+    for token in range(1, 6):
+        for driver in two:
+            await driver.define(under(desired, token))
+        results = await asyncio.gather(*(driver.start(desired.uid) for driver in two), return_exceptions=True)
+        assert [type(result) for result in results].count(type(None)) == 1, results
+        assert len(guest_processes(host.folder)) == 1
+        for driver in two:
+            await driver.power_off(desired.uid)
+    end_guests(host.folder)
+
+
+async def test_qemu_s_own_lock_stays_on(host: QemuHost, two: tuple[QemuDriver, QemuDriver]) -> None:
+    """Somebody removes our lock's file, a second owner makes a new one: the image itself refuses the second writer."""
+    first, second = two
+    desired = defined(host)
+    await run(first, under(desired, 1))
+    lock_of(desired).unlink()
+    with pytest.raises(DriverError, match='Failed to get "write" lock'):
+        await run(second, under(desired, 2))
+    assert len(guest_processes(host.folder)) == 1
