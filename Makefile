@@ -32,8 +32,9 @@ smoke: setup system-packages $(CONTROL_PLANE) ## The same without the waiting: e
 test: setup system-packages cluster-binaries ## All tests; ARGS="-k name" chooses
 	$(IN_VENV) -m pytest $(ARGS)
 
-test-long: setup system-packages ## What takes minutes: a kill at every await of a machine's life
+test-long: setup system-packages cluster-binaries ## What takes minutes: kills at every await of a machine's life
 	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest tests/drivers/qemu/recovery $(ARGS)
+	$(IN_VENV) -m pytest -m long $(ARGS)
 
 check: setup ## Linters, types, import rules, drift of the CRDs, the chart
 	$(VENV)/bin/ruff check .

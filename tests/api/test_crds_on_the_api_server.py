@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -97,7 +98,11 @@ BAD_MACHINES = [
         vm(disks=[{"name": "a"}]),
         "spec.disks[0]: Invalid value: name exactly one of volume",
     ),
-    ("a power state that does not exist", vm(powerState="On"), 'supported values: "Running", "Stopped"'),
+    (
+        "a power state that does not exist",
+        vm(powerState="On"),
+        'supported values: "Running", "Paused", "Suspended", "Stopped"',
+    ),
     (
         "a disk name that is no DNS label",
         vm(disks=[{"name": "a,b=c", "volumeName": "x"}]),
@@ -124,6 +129,29 @@ BAD_MACHINES = [
 ]
 
 
+NO_TIMES = [
+    ("a small z", "2026-11-24T10:00:00z"),
+    ("a small t", "2026-11-24t10:00:00Z"),
+    ("a blank between", "2026-11-24 10:00:00Z"),
+    ("an offset that is none", "2026-11-24T10:00:00+99:00"),
+    ("no offset", "2026-11-24T10:00:00"),
+    ("no time", "2026-11-24"),
+    ("the year 0", "0000-01-01T00:00:00Z"),
+    ("a leap second", "2026-11-24T23:59:60Z"),
+    ("a letter in it", "2026-11-24T10:00:00x5Z"),
+    ("a letter in the place of a digit", "2026-11-24T10:00:x5Z"),
+    ("a month that is none", "2026-13-24T10:00:00Z"),
+    ("a day that is none", "2026-02-30T10:00:00Z"),
+    ("something after it", "2026-11-24T10:00:00Z\n"),
+    ("more than nanoseconds", "2026-11-24T10:00:00.0000000001Z"),
+    ("nothing", ""),
+]
+"""Texts that the format `date-time` alone lets through in part, and that an agent could not read."""
+BAD_MACHINES += [
+    (f"a restart at {what}", vm(restartedAt=text), "spec.restartedAt: Invalid value") for what, text in NO_TIMES
+]
+
+
 @pytest.mark.parametrize(("obj", "message"), [row[1:] for row in BAD_MACHINES], ids=[row[0] for row in BAD_MACHINES])
 def test_bad_input_is_refused_at_admission_with_the_field(
     server: ControlPlane, obj: Mapping[str, Any], message: str
@@ -132,6 +160,34 @@ def test_bad_input_is_refused_at_admission_with_the_field(
         apply(server, obj, "--dry-run=server")
     text = refused.value.stderr.replace('"object": ', "").replace('"string": ', "").replace('"integer": ', "")
     assert message in text
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2026-11-24T10:00:00Z",
+        "2026-11-24T10:00:00.5Z",
+        "2026-11-24T10:00:00.000000001Z",
+        "2026-11-24T10:00:00+05:30",
+        "2028-02-29T10:00:00Z",
+        "1000-01-01T00:00:00-23:59",
+        "9999-12-31T23:59:59+23:59",
+    ],
+)
+def test_a_restart_can_be_asked_for_at_any_time_and_it_is_kept_as_it_was_written(
+    server: ControlPlane, time: str
+) -> None:
+    kept = server.kubectl(
+        "apply",
+        "-f",
+        "-",
+        "--dry-run=server",
+        "-o",
+        "jsonpath={.spec.restartedAt}",
+        input=json.dumps(vm(restartedAt=time)),
+    )
+    assert kept == time
+    assert datetime.fromisoformat(kept).utcoffset() is not None  # as the agent reads it
 
 
 def test_a_new_object_reads_as_in_progress_before_anyone_wrote_its_status(server: ControlPlane, namespace: str) -> None:

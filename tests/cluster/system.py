@@ -58,9 +58,11 @@ class System:
         argv = ["-m", "virtplane_operator.main", "--kubeconfig", str(self._credentials.operator_kubeconfig()), *more]
         return self._start(OPERATOR, argv)
 
-    def start_agent(self, name: str, drivers: Sequence[str], *more: str) -> int:
-        """Starts an agent, again with the same folders; returns its pid."""
-        argv = ["-m", "virtplane_agent.main", "--name", name, "--drivers", ",".join(drivers)]
+    def start_agent(
+        self, name: str, drivers: Sequence[str], *more: str, module: Sequence[str] = ("virtplane_agent.main",)
+    ) -> int:
+        """Starts an agent, again with the same folders; returns its pid. `module` runs it in another way."""
+        argv = ["-m", *module, "--name", name, "--drivers", ",".join(drivers)]
         argv += ["--kubeconfig", str(self._credentials.agent_kubeconfig(name))]
         argv += ["--state-dir", str(self.state_folder(name)), "--runtime-dir", str(self.runtime_folder(name))]
         return self._start(name, [*argv, *more])

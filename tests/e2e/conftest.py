@@ -16,6 +16,7 @@ from tests.cluster.guests.quickstart import quickstart_image
 from tests.cluster.identities import Identities
 from tests.cluster.system import SYSTEM_NAMESPACE, System
 from tests.cluster.waiting import eventually
+from tests.e2e.invariants import broken, two_writers
 from tests.http_images.server import ImageServer, serve_folder
 
 AGENT = "host-a"
@@ -48,6 +49,7 @@ class Live:
         self.system = system
         self.images = images
         self.kubectl = control_plane.kubectl
+        self.seen_uids: set[str] = set()
 
     def apply(self, *objects: Object) -> None:
         """`kubectl apply` of all of them."""
@@ -63,6 +65,7 @@ class Live:
         """One object."""
         where = ["-n", namespace] if namespace else []
         found: Object = json.loads(self.kubectl("get", kind, name, *where, "-o", "json"))
+        self.seen_uids.add(found["metadata"]["uid"])
         return found
 
     def exists(self, kind: str, name: str, namespace: str) -> bool:
@@ -78,12 +81,17 @@ class Live:
             return observed and condition(machine, "Ready").get("status") == "True"
 
         eventually(is_ready, timeout_s)
+        self.writers_are_single()
         return self.get("vpvm", name, namespace)
 
     def wait_condition(self, kind: str, name: str, namespace: str, reason: str, timeout_s: int = 30) -> Object:
         """The object, once its Ready has this reason."""
         eventually(lambda: condition(self.get(kind, name, namespace), "Ready").get("reason") == reason, timeout_s)
         return self.get(kind, name, namespace)
+
+    def writers_are_single(self) -> None:
+        """I1, at this very moment."""
+        assert list(two_writers(self.system.directory)) == []
 
     def set_power(self, name: str, namespace: str, power: str) -> None:
         """What a user does to start or stop a machine."""
@@ -127,7 +135,8 @@ def volume(name: str, namespace: str, **spec: Any) -> Object:
         "apiVersion": "virtplane.dev/v1alpha1",
         "kind": "Volume",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"size": "1Mi", **spec},
+        # Else the data would stay, as nobody's.
+        "spec": {"size": "1Mi", "deletionPolicy": "Delete", **spec},
     }
 
 
@@ -185,6 +194,25 @@ def live(installed: ControlPlane, start_system: Callable[[], System], images: Im
     eventually(lambda: condition(running.get("vppool", "e2e"), "Ready").get("status") == "True", 30)
     yield running
     running.kubectl("delete", "vppool", "e2e", "--timeout=60s", timeout_s=90)
+
+
+@pytest.fixture(autouse=True)
+def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test with real guests: what must hold whatever happened, holds."""
+    yield
+    if "live" in request.fixturenames:
+        running: Live = request.getfixturevalue("live")
+        pool_folder = running.system.directory / "pool"
+        seen: list[str] = []
+
+        def all_hold() -> bool:
+            seen[:] = broken(running.control_plane, running.system, [AGENT], pool_folder, running.seen_uids)
+            return not seen
+
+        try:
+            eventually(all_hold, 15)
+        except AssertionError:
+            pytest.fail("\n".join(seen))
 
 
 def start_qemu_agent(live: Live, name: str = AGENT) -> int:

@@ -22,6 +22,7 @@ from virtplane_agent.machines.steps import Goal, Step
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_drivers.errors import Unresponsive
 from virtplane_drivers.hypervisor.contract import CanPause, CanShutDown, CanSuspend, Observed
 
 LOOK_AGAIN_S = 10.0
@@ -120,8 +121,9 @@ class Acts:
         asked_at, driver = observed.shut_down_asked_at, subject.endpoint.driver
         if asked_at is not None and isinstance(driver, CanShutDown):
             # Asked, and then wanted to run again: an end within the grace period is still the one that was asked for.
-            left = asked_at + grace_period(machine) - self._clock()
-            if left > timedelta(0):
+            now = self._clock()
+            left = asked_at + grace_period(machine) - now
+            if left > timedelta(0) and asked_at <= now:  # else the host's clock was put back: nobody knows
                 return Wait(left.total_seconds(), "the guest may still shut down"), None
             await driver.withdraw_shut_down(subject.uid)
         return GOES_ON
@@ -164,6 +166,8 @@ class Acts:
         return await self._start(subject)
 
     async def _wake(self, subject: Subject) -> Result:
+        if subject.goal is Goal.PAUSED and not isinstance(subject.endpoint.driver, CanPause):
+            return _not_supported(subject, "Pause")
         if subject.goal is Goal.STOPPED and not grace_period(subject.machine):
             await subject.endpoint.driver.power_off(subject.uid)
             return GOES_ON
@@ -188,9 +192,8 @@ class Acts:
             return _not_supported(subject, "Pause")
         if subject.observed.has_io_error:
             hindrance = Hindrance("IOError", f"paused until its disk can be written: {subject.observed.message}")
-            tried_at = self._resumed_at.setdefault(uid, now)
-            left = tried_at + IO_RETRY - now
-            if left > timedelta(0):
+            left = self._resumed_at.setdefault(uid, now) + IO_RETRY - now
+            if timedelta(0) < left <= IO_RETRY:  # more is left only when the host's clock was put back
                 return Wait(left.total_seconds(), "the disk may be writable again"), hindrance
             self._resumed_at[uid] = now
             await driver.resume(uid)
@@ -217,16 +220,25 @@ class Acts:
         uid, now, grace = subject.uid, self._clock(), grace_period(subject.machine)
         driver = subject.endpoint.driver
         known = self._asked.get(uid)
-        asked_at = subject.observed.shut_down_asked_at or (known[0] if known is not None else None)
+        if known is not None and known[1] > now:
+            known = None  # the host's clock was put back: the time begins anew
+        asked_at = subject.observed.shut_down_asked_at
+        if asked_at is None or asked_at > now:
+            asked_at = known[0] if known is not None else None
         if not grace or not isinstance(driver, CanShutDown) or (asked_at is not None and now - asked_at >= grace):
             await driver.power_off(uid)
             return Wait(0.0, "powered off"), None
         asked_at = asked_at or now
+        hindrance = None
         if known is None or now - known[1] >= ASK_AGAIN:
             self._asked[uid] = (asked_at, now)
-            await driver.shut_down(uid)
+            try:
+                await driver.shut_down(uid)
+            except Unresponsive as hung:
+                # Not a failure that backs off: the grace period of a machine that hangs ends like any other.
+                hindrance = Hindrance(hung.reason, str(hung))
         left = asked_at + grace - now
-        return Wait(min(left, ASK_AGAIN).total_seconds(), "the guest shuts down"), None
+        return Wait(min(left, ASK_AGAIN).total_seconds(), "the guest shuts down"), hindrance
 
     async def _destroy(self, subject: Subject) -> Result:
         await subject.endpoint.driver.destroy(subject.uid)

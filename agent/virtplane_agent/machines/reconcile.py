@@ -66,13 +66,19 @@ class MachineReconciler:
             self._reporter.forget(uid)
             self._acts.forget(uid)
             known = self._endpoint_of.get(uid)
-            return Done() if known is None else await self._strays.reconcile(uid, known)
+            return Done() if known is None else await self._look_at_stray(uid, known)
         self._strays.forget(uid)
         name = machine["status"]["placement"]["hypervisor"]
         endpoint = self._endpoints.hypervisors.get(name)
         if endpoint is None:
             return await self._report_unknown_hypervisor(machine, name)
         return await self._pass(machine, endpoint)
+
+    async def _look_at_stray(self, uid: str, endpoint: Endpoint) -> Outcome:
+        try:
+            return await self._strays.reconcile(uid, endpoint)
+        except DriverError as error:
+            return Failed(error.reason, str(error))
 
     async def _pass(self, machine: Object, endpoint: Endpoint) -> Outcome:
         uid = uid_of(machine)
@@ -81,16 +87,11 @@ class MachineReconciler:
             self._endpoint_of[uid] = endpoint
 
         left = self._endpoint_of.get(uid)
-        if left is not None and left is not endpoint:
-            # Of the two hypervisors of one agent the other had it: its copy ends first.
-            left_behind = await left.driver.observe(uid)
-            if (stale := self._stale_token(machine, left_behind)) is not None:
-                return await self._report(machine, left_behind, stale, Done())
-            await left.driver.destroy(uid)
-            del self._endpoint_of[uid]
+        if left is not None and left is not endpoint and (outcome := await self._end_elsewhere(machine, left)):
+            return outcome
         observed = await endpoint.driver.observe(uid)
         hindrance = self._stale_token(machine, observed)
-        outcome: Outcome = Done()
+        outcome = Done()
         if hindrance is None:
             goal = next_goal(machine, observed)
             step = NEXT[seen(observed), goal]
@@ -99,6 +100,21 @@ class MachineReconciler:
                 observed = await endpoint.driver.observe(uid)
         if not observed.exists and wanted(machine) is Goal.ABSENT:
             self._endpoint_of.pop(uid, None)
+        return await self._report(machine, observed, hindrance, outcome)
+
+    async def _end_elsewhere(self, machine: Object, left: Endpoint) -> Outcome | None:
+        """Of two hypervisors of one agent the other had the machine: its copy ends first. None: it has."""
+        uid = uid_of(machine)
+        observed = await left.driver.observe(uid)
+        hindrance, outcome = self._stale_token(machine, observed), Done()
+        if hindrance is None:
+            try:
+                await left.driver.destroy(uid)
+            except DriverError as error:
+                failed = Failed(error.reason, str(error))
+                return await self._report(machine, observed, Hindrance(error.reason, str(error)), failed)
+            del self._endpoint_of[uid]
+            return None
         return await self._report(machine, observed, hindrance, outcome)
 
     async def _take(self, step: Step, subject: Subject) -> tuple[Outcome, Hindrance | None]:

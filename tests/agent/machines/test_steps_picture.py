@@ -4,21 +4,16 @@ import itertools
 import re
 from pathlib import Path
 
-from virtplane_agent.machines.steps import NEXT, Goal, Step
-from virtplane_api.vocabulary import PowerState
+from virtplane_agent.machines.steps import NEXT, Goal, Seen, Step
 
 PAGE = Path(__file__).parents[3] / "docs" / "machine-steps.md"
-Table = dict[tuple[PowerState | None, Goal], Step]
+Table = dict[tuple[Seen, Goal], Step]
 
 
 def drawn() -> Table:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in _first_table()]
     goals = [Goal(cell.removeprefix("wanted: ")) for cell in rows[0][1:]]
-    return {
-        (None if row[0] == "not there" else PowerState(row[0]), goal): Step(cell)
-        for row in rows[2:]
-        for goal, cell in zip(goals, row[1:], strict=True)
-    }
+    return {(Seen(row[0]), goal): Step(cell) for row in rows[2:] for goal, cell in zip(goals, row[1:], strict=True)}
 
 
 def _first_table() -> list[str]:
@@ -28,7 +23,7 @@ def _first_table() -> list[str]:
 
 
 def test_every_pair_of_states_has_a_row() -> None:
-    assert set(NEXT) == set(itertools.product([None, *PowerState], Goal))
+    assert set(NEXT) == set(itertools.product(Seen, Goal))
 
 
 def test_the_picture_shows_the_table() -> None:

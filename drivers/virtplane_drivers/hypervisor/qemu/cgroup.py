@@ -9,7 +9,7 @@ Files and units: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +105,17 @@ class Hierarchies:
         for hierarchy in self.all:
             try:
                 group = _made(hierarchy.root / _PARENT / uid)
-                for name, text in hierarchy.files(limits).items():
-                    (group / name).write_text(text)
                 (group / "cgroup.procs").write_text(f"{pid}\n")
             except OSError as error:
                 _log.warning("machine %s stays in the agent's cgroup of %s: %s", uid, hierarchy.root, error)
+                continue
+            try:
+                if hierarchy.version == 2:  # the parent is a new one after the last machine has gone
+                    _hand_down(hierarchy.controllers, group.parent)
+                for name, text in hierarchy.files(limits).items():
+                    (group / name).write_text(text)
+            except OSError as error:
+                _log.warning("machine %s has no limits in %s: %s", uid, hierarchy.root, error)
 
     def remove(self, uid: str) -> None:
         """Remove the machine's empty groups, and ours when it was the last."""
@@ -142,20 +148,30 @@ def _delegated(root: Path) -> frozenset[str]:
     usable = set()
     for controller in sorted(_LIMITING & set((root / "cgroup.controllers").read_text().split())):
         with contextlib.suppress(OSError):
-            for folder in (root, parent):
-                (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+            _hand_down([controller], root)
+            _hand_down([controller], parent)
             usable.add(controller)
     return frozenset(usable)
 
 
+def _hand_down(controllers: Collection[str], group: Path) -> None:
+    """Give the group's children these controllers (v2)."""
+    for controller in sorted(controllers):
+        (group / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
 def _made(group: Path) -> Path:
-    """The group, also when another agent of this host removes the empty parent in between."""
+    """The group, also when another agent of this host removes or makes the parent in between."""
     while True:
-        group.parent.mkdir(exist_ok=True)
+        # Not exist_ok: for a folder that goes in that moment it raises what it was to suppress.
+        with contextlib.suppress(FileExistsError):
+            group.parent.mkdir()
         try:
-            group.mkdir(exist_ok=True)
+            group.mkdir()
+        except FileExistsError:
+            return group
         except FileNotFoundError:
-            raise
+            continue
         return group
 
 

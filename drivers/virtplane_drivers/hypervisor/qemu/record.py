@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,8 @@ FORMAT = 2
 """2 (0.1.0): `ended_by_itself`, `restarts`, `memory`, `user`, the definition's `restarted_at`. 1 is read as well."""
 _READABLE = frozenset({1, FORMAT})
 _FILE = "record.json"
+_MAX_PID = 1 << 22
+"""PID_MAX_LIMIT of 64-bit Linux."""
 
 
 class Intent(enum.StrEnum):
@@ -111,7 +114,8 @@ class Records:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError) as error:
-            path.rename(path.with_name("record.torn"))
+            aside = path.with_name("record.torn")
+            path.rename(aside if not aside.exists() else path.with_name(f"record.{secrets.token_hex(4)}.torn"))
             raise TornRecord(f"{path}: {error!r}") from error
 
     def write(self, record: Record) -> None:
@@ -163,7 +167,7 @@ def _from_json(values: dict[str, Any]) -> Record:
         definition=_definition(values["definition"]),
         running=_definition(values["running"]),
         incarnation=values["incarnation"],
-        process=ProcessIdentity(**process) if process else None,
+        process=_process(process) if process else None,
         started_at=_time(values["started_at"]),
         shut_down_asked_at=_time(values["shut_down_asked_at"]),
         last_exit=Exit(ExitReason(last_exit["reason"]), datetime.fromisoformat(last_exit["time"]), last_exit["message"])
@@ -175,6 +179,13 @@ def _from_json(values: dict[str, Any]) -> Record:
         memory=values.get("memory", ""),
         user=values.get("user"),
     )
+
+
+def _process(values: dict[str, Any]) -> ProcessIdentity:
+    pid, start_ticks = values["pid"], values["start_ticks"]
+    if not isinstance(pid, int) or not isinstance(start_ticks, int) or not 0 < pid < _MAX_PID:
+        raise ValueError(f"no process: {values}")
+    return ProcessIdentity(str(values["boot_id"]), pid, start_ticks)
 
 
 def _definition(values: dict[str, Any] | None) -> Definition | None:

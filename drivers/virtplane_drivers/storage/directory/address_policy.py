@@ -26,7 +26,16 @@ METADATA = frozenset(
         "192.0.0.192",  # Oracle Cloud
     )
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_ENDS_IN_IPV4 = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",  # NAT64 of a site's own (RFC 8215), in the form of a /96
+        "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765)
+        "::/96",  # IPv4-compatible, out of use
+    )
+)
+_NO_IPV4 = frozenset({ipaddress.IPv6Address("::"), ipaddress.IPv6Address("::1")})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 
 
@@ -49,6 +58,8 @@ class GuardedConnector(aiohttp.TCPConnector):
     def __init__(self, policy: AddressPolicy, *, host: str, port: int) -> None:
         self.refusals: list[str] = []
         """What was refused, in words; aiohttp's own error hides it when a name has several addresses."""
+        self.passed = 0
+        """How many addresses were not refused: then what goes wrong is another matter."""
 
         def make_socket(address_info: tuple[Any, ...]) -> socket.socket:
             family, kind, protocol, _, peer = address_info
@@ -57,6 +68,7 @@ class GuardedConnector(aiohttp.TCPConnector):
                 refusal = f"{host} is {peer[0]}, a {why} address"
                 self.refusals.append(refusal)
                 raise PermissionError(refusal)
+            self.passed += 1
             return socket.socket(family=family, type=kind, proto=protocol)
 
         super().__init__(socket_factory=make_socket, force_close=True, use_dns_cache=False)
@@ -77,9 +89,9 @@ def danger(address: str) -> str | None:
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for (mapped, 6to4, NAT64), else the address itself."""
-    if isinstance(address, ipaddress.IPv4Address):
+    """The IPv4 address that an IPv6 address stands for (mapped, 6to4, NAT64 ...), else the address itself."""
+    if isinstance(address, ipaddress.IPv4Address) or address in _NO_IPV4:
         return address
-    if address in _NAT64:
+    if any(address in network for network in _ENDS_IN_IPV4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or address

@@ -1,6 +1,5 @@
 """From a downloaded image to a volume of our own: looked at, converted with its format named, brought to its size."""
 
-import asyncio
 import json
 import sys
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.storage.directory import inspect_image
 from virtplane_drivers.storage.directory.failures import VolumeFailed
+from virtplane_drivers.storage.directory.layout import SECTOR_BYTES
 from virtplane_drivers.storage.directory.processes import Finished, Limits, OutOfTime, run
 
 QEMU_IMG = "qemu-img"
@@ -34,14 +34,17 @@ async def inspect(path: Path) -> Image:
     argv = [sys.executable, "-I", str(Path(inspect_image.__file__)), str(path)]
     try:
         done = await run(argv, _INSPECT)
-        found = json.loads(done.stdout)
-    except (OutOfTime, ValueError) as error:
+    except OutOfTime as error:
         raise VolumeFailed("UnsafeImage", f"the image cannot be inspected: {error}", retry_after_s=None) from error
+    if done.exit_status < 0:
+        message = f"the image cannot be inspected: its inspection was ended by signal {-done.exit_status}"
+        raise VolumeFailed("UnsafeImage", message, retry_after_s=None)
+    if done.exit_status != 0:
+        raise VolumeFailed("InspectionFailed", done.stderr.strip()[-500:], retry_after_s=300.0)
+    found = json.loads(done.stdout)
     if "refused" in found:
         raise VolumeFailed(found["refused"], found["message"], retry_after_s=None)
-    # Of a raw image the inspector counts what it has read of it; the file's size is the disk's.
-    size_bytes = (await asyncio.to_thread(path.stat)).st_size if found["format"] == "raw" else found["virtual_size"]
-    return Image(found["format"], int(size_bytes))
+    return Image(found["format"], found["virtual_size"])
 
 
 async def make_blank(path: Path, disk_format: DiskFormat, size_bytes: int) -> None:
@@ -50,18 +53,38 @@ async def make_blank(path: Path, disk_format: DiskFormat, size_bytes: int) -> No
 
 
 async def convert(source: Path, image: Image, target: Path, disk_format: DiskFormat, size_bytes: int) -> None:
-    """Copy the guest's view of an image into a file of our own, and grow it to the volume's size.
+    """Copy the guest's view of an image into a file of our own, of the image's own size.
 
     Raises:
         VolumeFailed: the image is larger than the volume, or cannot be read.
     """
-    if image.virtual_size_bytes > size_bytes:
-        message = f"the image's virtual size is {image.virtual_size_bytes} bytes, the volume's only {size_bytes}"
+    check_fits(image.virtual_size_bytes, size_bytes)
+    await _qemu_img("convert", "-q", "-O", disk_format.value, _opened_as(source, image), str(target))
+
+
+async def grow(path: Path, disk_format: DiskFormat, size_bytes: int) -> None:
+    """Bring a volume to its size; what is new reads as zeros."""
+    await _qemu_img("resize", "-q", "-f", disk_format.value, str(path), str(size_bytes))
+
+
+def check_fits(image_bytes: int, size_bytes: int) -> None:
+    """Ends the job of an image that is larger than its volume."""
+    if image_bytes > size_bytes:
+        message = f"the image's virtual size is {image_bytes} bytes, the volume's only {size_bytes}"
         raise VolumeFailed("SourceTooLarge", f"{message}; make the volume larger", retry_after_s=None)
-    # The format is named, never probed: what was inspected is what is read.
-    await _qemu_img("convert", "-q", "-f", image.format, "-O", disk_format.value, str(source), str(target))
-    if image.virtual_size_bytes < size_bytes:
-        await _qemu_img("resize", "-q", "-f", disk_format.value, str(target), str(size_bytes))
+
+
+def _opened_as(path: Path, image: Image) -> str:
+    """The image for qemu-img, with everything named that it would else probe or read out of the image itself."""
+    node: dict[str, object] = {"driver": image.format, "file": {"driver": "file", "filename": str(path)}}
+    match image.format:
+        case "raw" if image.virtual_size_bytes % SECTOR_BYTES == 0:  # else qemu-img fills its last sector
+            node["size"] = image.virtual_size_bytes
+        case "qcow2" | "vmdk":
+            node["backing"] = None
+        case "vpc":
+            node["force_size_calc"] = "current_size"  # and not one of its geometry, which nobody looked at
+    return f"json:{json.dumps(node)}"
 
 
 async def _qemu_img(*arguments: str) -> Finished:

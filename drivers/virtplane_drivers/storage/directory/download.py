@@ -1,13 +1,16 @@
 """One file from a web server, into a file that a later attempt can go on with.
 
 Beside `<name>.partial` lies `<name>.etag` with the server's word for that very content: only bytes of the same content
-are put together (RFC 9110, Range and If-Range). Every hop of a redirect is checked as the first one is.
+are put together (RFC 9110, Range and If-Range), also where a server does not keep to that. Every hop of a redirect is
+checked as the first one is.
 """
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -24,6 +27,9 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 1 << 20
 _PORTS = {"http": 80, "https": 443}
 _GONE = {404: "SourceNotFound", 410: "SourceNotFound", 401: "SourceForbidden", 403: "SourceForbidden"}
+_BUSY = frozenset({408, 425, 429})
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 Progress = Callable[[int, int | None], None]
 """Told the bytes that are there, and how many it will be where that is known."""
@@ -65,7 +71,7 @@ class Download:
         Raises:
             VolumeFailed: why it cannot be had.
         """
-        wait_s = 1.0
+        wait_s = self._limits.first_wait_s
         try:
             async with asyncio.timeout(self._limits.total_s):
                 for attempt in range(1, self._limits.attempts + 1):
@@ -88,16 +94,14 @@ class Download:
             target = await self._hop(url, progress)
             if target is None:
                 return
-            url = urljoin(url, target)
+            url = target
         message = f"{self._url}: more than {_MAX_REDIRECTS} redirects"
         raise VolumeFailed("TooManyRedirects", message, retry_after_s=60.0)
 
     async def _hop(self, url: str, progress: Progress) -> str | None:
-        """One request: the content, or where it is said to be."""
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise VolumeFailed("SourceRefused", f"{url}: only http and https are fetched", retry_after_s=None)
-        connector = GuardedConnector(self._policy, host=parts.hostname, port=parts.port or _PORTS[parts.scheme])
+        """One request: the content, or the address where it is said to be."""
+        host, port = self._host_and_port(url)
+        connector = GuardedConnector(self._policy, host=host, port=port)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=15.0, sock_read=self._limits.stall_s)
         # No proxy and no credentials of ours: a user's URL goes out as the user's.
         async with aiohttp.ClientSession(
@@ -106,14 +110,33 @@ class Download:
             try:
                 async with session.get(url, headers=self._headers(), allow_redirects=False) as response:
                     if response.status in _REDIRECTS and "Location" in response.headers:
-                        return response.headers["Location"]
+                        return self._joined(url, response.headers["Location"])
                     await self._take(response, url, progress)
                     return None
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                if connector.refusals:
+                if connector.refusals and not connector.passed:
                     message = f"{connector.refusals[0]}; start the agent with --allow-source if that is meant"
                     raise VolumeFailed("SourceAddressRefused", message, retry_after_s=None) from error
                 raise _Again(str(error) or type(error).__name__) from error
+
+    def _host_and_port(self, url: str) -> tuple[str, int]:
+        try:
+            url.encode()
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+            host.encode("idna")  # as the resolver does it: no label is empty or too long
+        except ValueError as error:
+            raise VolumeFailed("SourceRefused", f"{url} is no address: {error}", retry_after_s=None) from error
+        if not host or parts.scheme not in _PORTS:
+            raise VolumeFailed("SourceRefused", f"{url}: only http and https are fetched", retry_after_s=None)
+        return host, port
+
+    def _joined(self, url: str, location: str) -> str:
+        try:
+            return urljoin(url, location)
+        except ValueError as error:
+            message = f"{url} leads to {location}, which is no address: {error}"
+            raise VolumeFailed("SourceRefused", message, retry_after_s=None) from error
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", "User-Agent": "virtplane"}
@@ -123,14 +146,13 @@ class Download:
         return headers
 
     async def _take(self, response: aiohttp.ClientResponse, url: str, progress: Progress) -> None:
-        offset = self._check(response, url)
-        length = response.content_length
-        total = offset + length if length is not None else None
+        offset, total = self._check(response, url)
         self._check_size(url, total or 0)
         if not offset:
             self._partial.discard()
             etag = response.headers.get("ETag", "")
-            if etag and not etag.startswith("W/"):  # a weak one does not promise the same bytes
+            # A weak one does not promise the same bytes, and one of other characters may not come back the same.
+            if etag and etag.isascii() and not etag.startswith("W/"):
                 self._partial.etag.write_text(etag)
         try:
             with self._partial.data.open("ab") as file:
@@ -144,26 +166,39 @@ class Download:
         except OSError as error:
             if isinstance(error, aiohttp.ClientError):
                 raise
-            raise from_os_error(error, f"the image {url} is written to the cache") from error
+            failed = from_os_error(error, f"the image {url} is written to the cache")
+            if failed.failure.reason == "NoSpace":
+                self._partial.discard()  # on this disk others want to write too
+            raise failed from error
+        if total is not None and offset != total:
+            raise _Again(f"the server sent {offset} bytes of {total}")
 
-    def _check(self, response: aiohttp.ClientResponse, url: str) -> int:
-        """The offset that the body begins at; an answer that brings no body ends here."""
-        status = response.status
+    def _check(self, response: aiohttp.ClientResponse, url: str) -> tuple[int, int | None]:
+        """The offset that the body begins at, and the size of the whole; an answer that brings no body ends here."""
+        status, length = response.status, response.content_length
+        if status == 200:
+            return 0, length
         if status == 206:
-            offset = self._partial.offset()
-            if response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-                return offset
-            self._partial.discard()
-            raise _Again("the server sent another range than the one asked for")
+            return self._check_range(response)
         if status == 416:
             self._partial.discard()
             raise _Again("what is there is no part of the content any more")
-        if status == 200:
-            return 0
-        words = f"{url}: the server said {status} {response.reason}"
-        if status >= 500 or status == 429:
+        words = f"{url}: the server said {status} {_PHRASES.get(status, '')}"
+        if status >= 500 or status in _BUSY:
             raise _Again(words)
         raise VolumeFailed(_GONE.get(status, "SourceRefused"), words, retry_after_s=60.0)
+
+    def _check_range(self, response: aiohttp.ClientResponse) -> tuple[int, int | None]:
+        offset = self._partial.offset()
+        told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if told is None or int(told[1]) != offset:
+            self._partial.discard()
+            raise _Again("the server sent another range than the one asked for")
+        # Some servers know no If-Range, and send a part of whatever lies there now.
+        if offset and response.headers.get("ETag") != self._partial.etag.read_text():
+            self._partial.discard()
+            raise _Again("the server sent a part of another content")
+        return offset, None if told[2] == "*" else int(told[2])
 
     def _check_size(self, url: str, size_bytes: int) -> None:
         if size_bytes > self._limits.max_image_bytes:

@@ -4,11 +4,14 @@ import errno
 
 from virtplane_drivers.storage.contract import Failure
 
+_MESSAGE_CHARS = 4096
+
 
 class VolumeFailed(Exception):
-    """Ends a job; `failure` is what `observe` then shows."""
+    """Ends a job; `failure` is what `observe` then shows. What strangers put into the message is made harmless."""
 
     def __init__(self, reason: str, message: str, *, retry_after_s: float | None) -> None:
+        message = "".join(char if char.isprintable() else " " for char in message)[:_MESSAGE_CHARS]
         super().__init__(message)
         self.failure = Failure(reason, message, retry_after_s)
 

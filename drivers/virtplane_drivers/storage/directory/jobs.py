@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from virtplane_drivers.storage.contract import Blank, DesiredVolume, Failure, HttpImage
 from virtplane_drivers.storage.directory.cache import ImageCache
-from virtplane_drivers.storage.directory.convert import convert, inspect, make_blank
+from virtplane_drivers.storage.directory.convert import check_fits, convert, grow, inspect, make_blank
 from virtplane_drivers.storage.directory.failures import VolumeFailed, from_os_error
 from virtplane_drivers.storage.directory.layout import WorkFile, begin_work
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 Key = tuple[str, str]
 """A pool's and a volume's UID."""
@@ -27,6 +30,7 @@ class Jobs:
         self._cache = cache
         self._on_end = on_end
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._ending: set[Key] = set()
         self._percent: dict[Key, int] = {}
         self._failures: dict[Key, Failure] = {}
 
@@ -45,14 +49,19 @@ class Jobs:
     def begin(self, key: Key, pool: Path, desired: DesiredVolume) -> None:
         """Make the volume; forget how it failed before."""
         self._failures.pop(key, None)
-        self._tasks[key] = asyncio.create_task(self._run(key, pool, desired), name=f"make volume {desired.uid}")
+        task = asyncio.create_task(self._run(key, pool, desired), name=f"make volume {desired.uid}")
+        self._tasks[key] = task
+        # Not in the task itself: one that is cancelled before its first step runs no line of its own.
+        task.add_done_callback(lambda _: self._ended(key, desired.uid))
 
     async def end(self, key: Key) -> None:
         """Stop the job, if there is one, and leave nothing of it."""
         task = self._tasks.get(key)
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            if key not in self._ending:  # a second cancel would hit the cleaning up
+                self._ending.add(key)
+                task.cancel()
+            await asyncio.wait([task])
         self._failures.pop(key, None)
 
     async def end_all(self) -> None:
@@ -73,25 +82,24 @@ class Jobs:
         except Exception as error:  # noqa: BLE001  # seen in the volume, and in the log
             _log.exception("volume %s: a fault in this program", desired.uid)
             self._failures[key] = Failure("Fault", repr(error), retry_after_s=60.0)
-        finally:
-            self._tasks.pop(key, None)
-            self._percent.pop(key, None)
-            self._on_end(desired.uid)
+
+    def _ended(self, key: Key, uid: str) -> None:
+        self._tasks.pop(key, None)
+        self._ending.discard(key)
+        self._percent.pop(key, None)
+        self._on_end(uid)
 
     async def _make(self, key: Key, pool: Path, desired: DesiredVolume) -> None:
-        work = await asyncio.to_thread(begin_work, pool, desired.uid)
-        try:
+        async with _work_on(pool, desired.uid) as work:
             match desired.source:
                 case Blank():
                     await make_blank(work.path, desired.format, desired.size_bytes)
                 case HttpImage() as source:
                     await self._import(key, source, work, desired)
             try:
-                await asyncio.to_thread(work.publish, desired.format)
+                await _to_its_end(asyncio.create_task(asyncio.to_thread(work.publish, desired.format)))
             except FileNotFoundError as error:
                 raise VolumeFailed("Deleted", "the volume was deleted while it was made", retry_after_s=5.0) from error
-        finally:
-            work.discard()
 
     async def _import(self, key: Key, source: HttpImage, work: WorkFile, desired: DesiredVolume) -> None:
         def progress(received: int, total: int | None) -> None:
@@ -101,3 +109,30 @@ class Jobs:
         async with self._cache.image(source, progress) as path:
             image = await inspect(path)
             await convert(path, image, work.path, desired.format, desired.size_bytes)
+        # What the image said of its size is its own word; this is what was made of it.
+        size_bytes = await asyncio.to_thread(work.size_bytes, desired.format)
+        if size_bytes is None:
+            raise VolumeFailed("Deleted", "the volume was deleted while it was made", retry_after_s=5.0)
+        check_fits(size_bytes, desired.size_bytes)
+        if size_bytes < desired.size_bytes:
+            await grow(work.path, desired.format, desired.size_bytes)
+
+
+@asynccontextmanager
+async def _work_on(pool: Path, uid: str) -> AsyncIterator[WorkFile]:
+    """A work file that is gone at the end of the block, unless it was published."""
+    beginning = asyncio.create_task(asyncio.to_thread(begin_work, pool, uid))
+    try:
+        yield await _to_its_end(beginning)
+    finally:
+        if beginning.exception() is None:
+            await asyncio.to_thread(beginning.result().discard)
+
+
+async def _to_its_end(in_thread: "asyncio.Task[_Result]") -> _Result:
+    """What a thread's work comes to. When cancelled: waits for it all the same, as a thread cannot be stopped."""
+    try:
+        return await asyncio.shield(in_thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([in_thread])
+        raise

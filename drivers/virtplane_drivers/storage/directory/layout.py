@@ -3,6 +3,7 @@
 ::
 
     <pool>/<uid>.qcow2 | <uid>.raw      a made volume, mode 0600
+    <pool>/<volume's file>.lock         made by who writes the volume, see attachment.LOCK_SUFFIX
     <pool>/.<uid>.<token>.partial       a volume that a job is making
     <pool>/.<uid>.<token>.lock          held by that job (flock); one that nobody holds: a job was killed
 
@@ -14,6 +15,7 @@ All functions block: they are called in a thread.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtplane_api.vocabulary import DiskFormat
+from virtplane_drivers.attachment import LOCK_SUFFIX
 from virtplane_drivers.errors import Refused, Unavailable
 
 SECTOR_BYTES = 512
@@ -45,14 +48,19 @@ class MadeVolume:
 
 
 class WorkFile:
-    """A volume in the making: an empty file of mode 0600 under a name of its own, and the lock that says so."""
+    """A volume in the making: an empty file of mode 0600 under a name of its own, and the lock that says so.
 
-    def __init__(self, pool: Path, uid: str, token: str, folder_fd: int, lock_fd: int) -> None:
+    The file is held open: what is published is this very file. qemu-img would make another one of its name, if
+    somebody deleted this one, and the volume would come back.
+    """
+
+    def __init__(self, pool: Path, uid: str, token: str, folder_fd: int, lock_fd: int, file_fd: int) -> None:
         self._pool = pool
         self._uid = uid
         self._token = token
         self._folder_fd = folder_fd
         self._lock_fd = lock_fd
+        self._file_fd = file_fd
 
     @property
     def path(self) -> Path:
@@ -61,7 +69,7 @@ class WorkFile:
 
     def size_bytes(self, disk_format: DiskFormat) -> int | None:
         """The virtual size of what was written so far, read as `disk_format`."""
-        return _virtual_size(self._folder_fd, self.path.name, disk_format)
+        return _virtual_size(self._file_fd, disk_format)
 
     def publish(self, disk_format: DiskFormat) -> None:
         """Makes the written file the volume, for good: its bytes and its name are on the disk.
@@ -69,34 +77,26 @@ class WorkFile:
         Raises:
             FileNotFoundError: somebody deleted the volume meanwhile.
         """
-        file_fd = os.open(self.path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder_fd)
-        try:
-            os.fsync(file_fd)
-        finally:
-            os.close(file_fd)
+        os.fsync(self._file_fd)
         with contextlib.suppress(FileExistsError):  # another job for the same volume was faster
             os.link(
-                self.path.name,
+                f"/proc/self/fd/{self._file_fd}",
                 volume_name(self._uid, disk_format),
-                src_dir_fd=self._folder_fd,
                 dst_dir_fd=self._folder_fd,
-                follow_symlinks=False,
+                follow_symlinks=True,
             )
-        self._unlink(self.path.name)
+        _unlink(self._folder_fd, self.path.name)
         os.fsync(self._folder_fd)
 
     def discard(self) -> None:
         """Removes what is left of the work. Called once, at the end of every job."""
         try:
-            self._unlink(self.path.name)
-            self._unlink(_lock_name(self._uid, self._token))
+            _unlink(self._folder_fd, self.path.name)
+            _unlink(self._folder_fd, _lock_name(self._uid, self._token))
         finally:
+            os.close(self._file_fd)
             os.close(self._lock_fd)
             os.close(self._folder_fd)
-
-    def _unlink(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self._folder_fd)
 
 
 def volume_name(uid: str, disk_format: DiskFormat) -> str:
@@ -141,7 +141,7 @@ def made_volume(folder_fd: int, pool: Path, uid: str) -> MadeVolume | None:
     for disk_format in DiskFormat:
         name = volume_name(uid, disk_format)
         with contextlib.suppress(FileNotFoundError):
-            return MadeVolume(pool / name, disk_format, _virtual_size(folder_fd, name, disk_format))
+            return MadeVolume(pool / name, disk_format, _virtual_size_of(folder_fd, name, disk_format))
     return None
 
 
@@ -156,34 +156,29 @@ def begin_work(pool: Path, uid: str) -> WorkFile:
     Raises:
         OSError: the folder cannot be written to.
     """
-    folder_fd = os.open(pool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with contextlib.ExitStack() as undo:
+        folder_fd = os.open(pool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        undo.callback(os.close, folder_fd)
         _remove_abandoned(folder_fd, uid)
         while True:
             token = secrets.token_hex(8)
             lock_fd = _lock(folder_fd, _lock_name(uid, token), os.O_CREAT | os.O_EXCL)
             if lock_fd is not None:
                 break
-    except BaseException:
-        os.close(folder_fd)
-        raise
-    work = WorkFile(pool, uid, token, folder_fd, lock_fd)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(work.path.name, flags, 0o600, dir_fd=folder_fd))
-    except BaseException:
-        work.discard()
-        raise
-    return work
+        undo.callback(os.close, lock_fd)
+        undo.callback(_unlink, folder_fd, _lock_name(uid, token))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file_fd = os.open(_partial_name(uid, token), flags, 0o600, dir_fd=folder_fd)
+        undo.pop_all()
+        return WorkFile(pool, uid, token, folder_fd, lock_fd, file_fd)
 
 
 def remove(folder_fd: int, uid: str) -> None:
     """Removes the volume and all work on it, also that of other agents: their jobs then end with nothing."""
     made = [volume_name(uid, disk_format) for disk_format in DiskFormat]
     # Partial files first: a job of another agent could otherwise make the volume again in between.
-    for name in [*leftovers(folder_fd, uid), *made]:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder_fd)
+    for name in [*leftovers(folder_fd, uid), *made, *(f"{name}{LOCK_SUFFIX}" for name in made)]:
+        _unlink(folder_fd, name)
     os.fsync(folder_fd)
 
 
@@ -193,8 +188,7 @@ def _remove_abandoned(folder_fd: int, uid: str) -> None:
         if lock_fd is None:
             continue  # another agent is at work
         for name in (_partial_name(uid, token), _lock_name(uid, token)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder_fd)
+            _unlink(folder_fd, name)
         os.close(lock_fd)
 
 
@@ -216,6 +210,11 @@ def _lock(folder_fd: int, name: str, flags: int) -> int | None:
     return lock_fd
 
 
+def _unlink(folder_fd: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder_fd)
+
+
 def _partial_name(uid: str, token: str) -> str:
     return f".{uid}.{token}.partial"
 
@@ -224,24 +223,33 @@ def _lock_name(uid: str, token: str) -> str:
     return f".{uid}.{token}.lock"
 
 
-def _virtual_size(folder_fd: int, name: str, disk_format: DiskFormat) -> int | None:
-    """The size that a guest sees.
+def _virtual_size_of(folder_fd: int, name: str, disk_format: DiskFormat) -> int | None:
+    """The size that a guest sees; None when the name stands for something else than an image.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     # O_NONBLOCK: a FIFO of that name must not hold the thread.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file_fd = os.open(name, flags, dir_fd=folder_fd)
     try:
-        status = os.fstat(file_fd)
-        if not stat.S_ISREG(status.st_mode):
+        file_fd = os.open(name, flags, dir_fd=folder_fd)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link; a socket
             return None
-        if disk_format is DiskFormat.RAW:
-            return status.st_size
-        header = os.pread(file_fd, _QCOW2_HEADER.size, 0)
+        raise
+    try:
+        return _virtual_size(file_fd, disk_format)
     finally:
         os.close(file_fd)
+
+
+def _virtual_size(file_fd: int, disk_format: DiskFormat) -> int | None:
+    status = os.fstat(file_fd)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    if disk_format is DiskFormat.RAW:
+        return status.st_size
+    header = os.pread(file_fd, _QCOW2_HEADER.size, 0)
     if len(header) < _QCOW2_HEADER.size:
         return None
     magic, _, backing_file_offset, _, _, size_bytes = _QCOW2_HEADER.unpack(header)

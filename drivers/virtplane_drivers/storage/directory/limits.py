@@ -14,5 +14,7 @@ class ImportLimits:
     stall_s: float = 60.0
     """Without a byte: the connection is given up, and the download goes on over another."""
     attempts: int = 5
+    first_wait_s: float = 1.0
+    """Between the first attempt and the second; each further wait is twice the one before."""
     max_cache_bytes: int = 20 << 30
-    """Of finished downloads that are kept for the next clone."""
+    """Of downloads, finished or not, that are kept for the next clone."""
