@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import ExitReason
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -27,3 +30,15 @@ def test_decisions_that_the_code_refers_to_are_written_down() -> None:
     numbers = {number for path in sources for number in re.findall(r"docs/decisions/(\d{4})", path.read_text())}
     written = {path.name[:4] for path in (ROOT / "docs/decisions").glob("*.md")}
     assert numbers <= written
+
+
+INTERNAL = {Reason.REPLY_LOST, Reason.POOL_UNREACHABLE, Reason.INTERRUPTED}
+"""Of the fake drivers alone."""
+
+
+def test_users_are_told_of_every_reason() -> None:
+    text = " ".join((ROOT / "docs" / page).read_text() for page in ("machines.md", "storage.md"))
+    words = set(re.findall(r"\w+", text))
+    assert (
+        sorted(reason.value for reason in (set(Reason) | set(ExitReason)) - INTERNAL if reason.value not in words) == []
+    )

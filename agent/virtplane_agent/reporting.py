@@ -12,6 +12,7 @@ from virtplane_api.kube.conditions import differs, find
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import Object, Resource, uid_of
 from virtplane_api.names import AGENT_FIELD_MANAGER
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ENDED_AS_ASKED
 
 PASSING_FOR_S = 1.0
@@ -95,15 +96,15 @@ def _is_passing(status: Mapping[str, Any]) -> bool:
 
 _PASSING = frozenset(
     {
-        "Starting",
-        "Restarting",
-        "Pausing",
-        "Resuming",
-        "Suspending",
-        "ShuttingDown",
-        "Deleting",
-        "Importing",
-        "Creating",
-        "VolumeNotReady",
+        Reason.STARTING,
+        Reason.RESTARTING,
+        Reason.PAUSING,
+        Reason.RESUMING,
+        Reason.SUSPENDING,
+        Reason.SHUTTING_DOWN,
+        Reason.DELETING,
+        Reason.IMPORTING,
+        Reason.CREATING,
+        Reason.VOLUME_NOT_READY,
     }
 )

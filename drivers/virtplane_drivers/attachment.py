@@ -9,7 +9,6 @@ from pathlib import Path
 
 from virtplane_api.vocabulary import DiskFormat
 
-
 LOCK_SUFFIX = ".lock"
 """After the image's name: beside it, the lock of who writes the image. It goes when the image goes."""
 

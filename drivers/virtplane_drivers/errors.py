@@ -13,6 +13,8 @@ A driver never wraps `asyncio.CancelledError`, and leaves a state behind every e
 made again.
 """
 
+from virtplane_api.reasons import Reason
+
 
 class DriverError(Exception):
     """Anything that a driver reports."""
@@ -26,7 +28,7 @@ class DriverError(Exception):
 class Unavailable(DriverError):
     """Not possible now; the same call may succeed later."""
 
-    def __init__(self, message: str, *, reason: str = "Unavailable", retry_after_s: float = 5.0) -> None:
+    def __init__(self, message: str, *, reason: str = Reason.UNAVAILABLE, retry_after_s: float = 5.0) -> None:
         super().__init__(message, reason=reason)
         self.retry_after_s = retry_after_s
 
@@ -35,7 +37,7 @@ class Unresponsive(Unavailable):
     """The process of one machine does not answer."""
 
     def __init__(self, message: str, *, retry_after_s: float = 5.0) -> None:
-        super().__init__(message, reason="Unresponsive", retry_after_s=retry_after_s)
+        super().__init__(message, reason=Reason.UNRESPONSIVE, retry_after_s=retry_after_s)
 
 
 class Refused(DriverError):
@@ -46,7 +48,7 @@ class StaleToken(Refused):
     """Somebody was placed under a greater token than ours: we act on a past that was put back."""
 
     def __init__(self, message: str, *, seen: int) -> None:
-        super().__init__(message, reason="StaleToken")
+        super().__init__(message, reason=Reason.STALE_TOKEN)
         self.seen = seen
         """The greatest token that was seen."""
 
@@ -55,7 +57,7 @@ class LaunchFailed(Refused):
     """The hypervisor ended before the machine ran."""
 
     def __init__(self, message: str, *, argv: tuple[str, ...], exit_status: int | None, last_output: str) -> None:
-        super().__init__(message, reason="LaunchFailed")
+        super().__init__(message, reason=Reason.LAUNCH_FAILED)
         self.argv = argv
         self.exit_status = exit_status
         self.last_output = last_output

@@ -6,6 +6,7 @@ from typing import Any
 from virtplane_api.kube.conditions import Condition, conditions_of, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes
+from virtplane_api.reasons import Reason
 from virtplane_drivers.hypervisor.contract import Facts
 
 OWNED = (
@@ -50,7 +51,7 @@ def hypervisor_status(
         "pools": list(pools),
         "orphans": list(orphans),
         "conditions": merged(
-            conditions_of(hypervisor), [Condition("Ready", "True", "Running", "")], generation=generation
+            conditions_of(hypervisor), [Condition("Ready", "True", Reason.RUNNING, "")], generation=generation
         ),
     }
     return {field: value for field, value in status.items() if value}

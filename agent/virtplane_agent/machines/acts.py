@@ -20,6 +20,7 @@ from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.restarts import Restarts, may_restart
 from virtplane_agent.machines.steps import Goal, Step
 from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import Unresponsive
@@ -142,7 +143,7 @@ class Acts:
         unusable = [disk.name for disk in desired.disks if type(disk.attachment) not in endpoint.facts.attachments]
         if unusable:
             message = f"{endpoint.name} cannot attach the volumes of {', '.join(unusable)}"
-            return _stalled("DiskNotAttachable", message)
+            return _stalled(Reason.DISK_NOT_ATTACHABLE, message)
         # Known before it is made: should this task end in between, the machine is still found.
         subject.on_define()
         await endpoint.driver.define(desired)
@@ -162,7 +163,7 @@ class Acts:
                 message = f"it ended again soon after its start ({reason})"
                 if last is not None and last.message:
                     message += f": {last.message}"
-                return Wait(wait_s, "back-off"), Hindrance("CrashLoopBackOff", message)
+                return Wait(wait_s, "back-off"), Hindrance(Reason.CRASH_LOOP_BACK_OFF, message)
         return await self._start(subject)
 
     async def _wake(self, subject: Subject) -> Result:
@@ -191,7 +192,7 @@ class Acts:
         if not isinstance(driver, CanPause):
             return _not_supported(subject, "Pause")
         if subject.observed.has_io_error:
-            hindrance = Hindrance("IOError", f"paused until its disk can be written: {subject.observed.message}")
+            hindrance = Hindrance(Reason.IO_ERROR, f"paused until its disk can be written: {subject.observed.message}")
             left = self._resumed_at.setdefault(uid, now) + IO_RETRY - now
             if timedelta(0) < left <= IO_RETRY:  # more is left only when the host's clock was put back
                 return Wait(left.total_seconds(), "the disk may be writable again"), hindrance
@@ -246,7 +247,9 @@ class Acts:
 
 
 _NOTHING_TO_SUSPEND = Hindrance(
-    "NotRunning", "a machine that does not run cannot be suspended; set powerState Running first", Progress.STALLED
+    Reason.NOT_RUNNING,
+    "a machine that does not run cannot be suspended; set powerState Running first",
+    Progress.STALLED,
 )
 
 
@@ -266,4 +269,4 @@ def _not_supported(subject: Subject, capability: str) -> Result:
         f"spec.powerState: {subject.endpoint.name} (driver {subject.endpoint.driver.name}) lacks the capability "
         f"{capability}; ask for Running or Stopped"
     )
-    return _stalled("NotSupported", message)
+    return _stalled(Reason.NOT_SUPPORTED, message)

@@ -10,6 +10,7 @@ from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.errors import ApiUnavailable, NotFound
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import VOLUMES, Object, uid_of
+from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import Attachment
 from virtplane_drivers.errors import DriverError
 from virtplane_drivers.storage.contract import VolumeState
@@ -51,7 +52,7 @@ class Disks:
         try:
             volume = await self._client.get(VOLUMES, name, machine["metadata"]["namespace"])
         except NotFound:
-            return Hindrance("VolumeNotFound", f"disk {disk}: Volume {name} is gone")
+            return Hindrance(Reason.VOLUME_NOT_FOUND, f"disk {disk}: Volume {name} is gone")
         except ApiUnavailable:
             known = self._volumes.get(uid)
             if known is None:
@@ -67,17 +68,17 @@ class Disks:
     ) -> Attachment | Hindrance:
         if uid_of(volume) != uid:
             return Hindrance(
-                "VolumeReplaced", f"disk {disk}: Volume {name} was deleted and made again", Progress.STALLED
+                Reason.VOLUME_REPLACED, f"disk {disk}: Volume {name} was deleted and made again", Progress.STALLED
             )
         if _claimed_by(volume) != uid_of(machine):
-            return Hindrance("VolumeNotClaimed", f"disk {disk}: Volume {name} is not given to this machine")
+            return Hindrance(Reason.VOLUME_NOT_CLAIMED, f"disk {disk}: Volume {name} is not given to this machine")
         pool = pool_of(volume, self._pools)
         if isinstance(pool, str):
-            return Hindrance("PoolNotFound", f"disk {disk}: {pool}")
+            return Hindrance(Reason.POOL_NOT_FOUND, f"disk {disk}: {pool}")
         storage = self._endpoints.storage.get(pool.type)
         if storage is None:
             message = f"disk {disk}: this agent has no storage driver for pools of type {pool.type}"
-            return Hindrance("NoSuchDriver", message, Progress.STALLED)
+            return Hindrance(Reason.NO_SUCH_DRIVER, message, Progress.STALLED)
         try:
             observed = await storage.observe(pool, uid)
         except DriverError as error:
@@ -85,10 +86,10 @@ class Disks:
         if observed.state is VolumeState.READY and observed.attachment is not None:
             return observed.attachment
         if observed.failure is not None:
-            return Hindrance("VolumeFailed", f"disk {disk}: Volume {name}: {observed.failure.message}")
+            return Hindrance(Reason.VOLUME_FAILED, f"disk {disk}: Volume {name}: {observed.failure.message}")
         if observed.state is None and was_made(volume):
-            return Hindrance("VolumeLost", f"disk {disk}: Volume {name}: {lost_message(volume)}")
-        return Hindrance("VolumeNotReady", f"disk {disk}: Volume {name} is being made")
+            return Hindrance(Reason.VOLUME_LOST, f"disk {disk}: Volume {name}: {lost_message(volume)}")
+        return Hindrance(Reason.VOLUME_NOT_READY, f"disk {disk}: Volume {name} is being made")
 
 
 def _claimed_by(volume: Object) -> str:

@@ -20,6 +20,7 @@ from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
 from virtplane_api.kube.errors import Conflict
 from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import PowerState
 from virtplane_drivers.errors import DriverError, Refused, StaleToken, Unavailable
@@ -156,11 +157,11 @@ class MachineReconciler:
         if observed.owner is None or observed.owner.token <= token:
             return None
         message = _stale_message(f"the host has seen token {observed.owner.token}, the placement has {token}")
-        return Hindrance("StaleToken", message, Progress.BLOCKED, observed.owner.token)
+        return Hindrance(Reason.STALE_TOKEN, message, Progress.BLOCKED, observed.owner.token)
 
     async def _report_unknown_hypervisor(self, machine: Object, name: str) -> Outcome:
         message = f"this agent does not drive {name}; start it with that driver (--drivers)"
-        hindrance = Hindrance("NoSuchHypervisor", message, Progress.BLOCKED)
+        hindrance = Hindrance(Reason.NO_SUCH_HYPERVISOR, message, Progress.BLOCKED)
         observed = Observed(power=PowerState.UNKNOWN, message=message)
         return await self._report(machine, observed, hindrance, Done())
 

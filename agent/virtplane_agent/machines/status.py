@@ -8,6 +8,7 @@ from virtplane_agent.machines.steps import Goal
 from virtplane_api.kube.conditions import Condition, Status, conditions_of, merged, timestamp
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes, quantity_mib
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import PowerState
 from virtplane_drivers.hypervisor.contract import Effective, Observed
 
@@ -35,9 +36,11 @@ def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | N
     # Not defined here yet is Stopped for a user: it does not run, and nothing hinders a start.
     power = observed.power or PowerState.STOPPED
     if gone:
-        conditions = [Condition("Ready", "False", "Removed", "nothing of the machine is left on its host")]
+        conditions = [Condition("Ready", "False", Reason.REMOVED, "nothing of the machine is left on its host")]
     elif hindrance is None and is_restart_due(machine, observed) and goal in _RESTARTABLE and power in _RUNS:
-        conditions = _reconciling("Restarting", f"restart as asked by restartedAt {machine['spec']['restartedAt']}")
+        conditions = _reconciling(
+            Reason.RESTARTING, f"restart as asked by restartedAt {machine['spec']['restartedAt']}"
+        )
     else:
         conditions = _conditions(observed, power, goal, hindrance)
     host = {
@@ -81,7 +84,7 @@ def _conditions(observed: Observed, power: PowerState, goal: Goal, hindrance: Hi
         ready = Condition("Ready", status, hindrance.reason, hindrance.message)
         return [ready, Condition("Stalled", "True", hindrance.reason, hindrance.message)]
     if power is PowerState.UNKNOWN:
-        reason, message = "Unresponsive", observed.message or "the machine's hypervisor process does not answer"
+        reason, message = Reason.UNRESPONSIVE, observed.message or "the machine's hypervisor process does not answer"
         return [Condition("Ready", "Unknown", reason, message), Condition("Reconciling", "True", reason, message)]
     if power.value == goal.value:
         return [Condition("Ready", "True", power.value, "")]
@@ -101,22 +104,22 @@ def _reconciling(reason: str, message: str) -> list[Condition]:
     return [Condition("Ready", "False", reason, message), Condition("Reconciling", "True", reason, message)]
 
 
-def _in_between(power: PowerState, goal: Goal) -> tuple[str, str]:
+def _in_between(power: PowerState, goal: Goal) -> tuple[Reason, str]:
     match goal:
         case Goal.RUNNING if power is PowerState.SUSPENDED:
-            return "Resuming", "the machine goes on from its suspended memory"
+            return Reason.RESUMING, "the machine goes on from its suspended memory"
         case Goal.RUNNING if power is PowerState.PAUSED:
-            return "Resuming", "the machine is let go on"
+            return Reason.RESUMING, "the machine is let go on"
         case Goal.RUNNING:
-            return "Starting", "the machine is being started"
+            return Reason.STARTING, "the machine is being started"
         case Goal.PAUSED:
-            return "Pausing", "the machine is being paused"
+            return Reason.PAUSING, "the machine is being paused"
         case Goal.SUSPENDED:
-            return "Suspending", "the machine's memory is being written to its pool"
+            return Reason.SUSPENDING, "the machine's memory is being written to its pool"
         case Goal.STOPPED:
-            return "ShuttingDown", "the guest was asked to shut down"
+            return Reason.SHUTTING_DOWN, "the guest was asked to shut down"
         case Goal.ABSENT:
-            return "Deleting", "the machine is being removed from its host"
+            return Reason.DELETING, "the machine is being removed from its host"
 
 
 def _effective(effective: Effective) -> dict[str, Any]:

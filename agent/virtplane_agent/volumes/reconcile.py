@@ -10,6 +10,7 @@ from virtplane_agent.volumes.desired import desired_volume, lost_message, pool_o
 from virtplane_agent.volumes.status import hindered_status, removed_status, volume_status
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import Object, is_being_deleted, uid_of
+from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import DeletionPolicy
 from virtplane_drivers.errors import DriverError, Refused, Unavailable
@@ -61,10 +62,10 @@ class VolumeReconciler:
         policy = volume["spec"].get("deletionPolicy", DeletionPolicy.RETAIN.value)
         if policy == DeletionPolicy.RETAIN:
             message = "deletionPolicy Retain: the data stays in the pool under the Volume's UID"
-            return await self._report(volume, removed_status(volume, "Retained", message), Done())
+            return await self._report(volume, removed_status(volume, Reason.RETAINED, message), Done())
         pool = pool_of(volume, self._pools)
         if isinstance(pool, str):
-            return await self._hindered(volume, Failure("PoolNotFound", pool, _POOL_AGAIN_S))
+            return await self._hindered(volume, Failure(Reason.POOL_NOT_FOUND, pool, _POOL_AGAIN_S))
         driver = self._storage.get(pool.type)
         if driver is None:
             return await self._hindered(volume, _no_driver(pool))
@@ -72,12 +73,12 @@ class VolumeReconciler:
             await driver.delete(pool, uid_of(volume))
         except DriverError as error:
             return await self._hindered(volume, _failure_of(error))
-        return await self._report(volume, removed_status(volume, "Deleted", ""), Done())
+        return await self._report(volume, removed_status(volume, Reason.DELETED, ""), Done())
 
     async def _make(self, volume: Object) -> Outcome:
         pool = pool_of(volume, self._pools)
         if isinstance(pool, str):
-            return await self._hindered(volume, Failure("PoolNotFound", pool, _POOL_AGAIN_S))
+            return await self._hindered(volume, Failure(Reason.POOL_NOT_FOUND, pool, _POOL_AGAIN_S))
         driver = self._storage.get(pool.type)
         if driver is None:
             return await self._hindered(volume, _no_driver(pool))
@@ -102,7 +103,7 @@ class VolumeReconciler:
             if self._clock() < self._retry_at.setdefault(uid, self._clock() + failure.retry_after_s):
                 return observed
         if observed.state is None and was_made(volume):
-            raise Unavailable(lost_message(volume), reason="VolumeLost", retry_after_s=_POOL_AGAIN_S)
+            raise Unavailable(lost_message(volume), reason=Reason.VOLUME_LOST, retry_after_s=_POOL_AGAIN_S)
         if observed.state in (None, VolumeState.FAILED):
             self._retry_at.pop(uid, None)
             await driver.create(pool, desired_volume(volume))
@@ -136,7 +137,7 @@ class VolumeReconciler:
 
 def _no_driver(pool: Pool) -> Failure:
     message = f"this agent has no storage driver for pools of type {pool.type}; start it with one (--drivers)"
-    return Failure("NoSuchDriver", message, None)
+    return Failure(Reason.NO_SUCH_DRIVER, message, None)
 
 
 def _failure_of(error: DriverError) -> Failure:

@@ -5,6 +5,7 @@ from typing import Any
 from virtplane_api.kube.conditions import Condition, conditions_of, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes
+from virtplane_api.reasons import Reason
 from virtplane_drivers.storage.contract import Failure, ObservedVolume, VolumeState
 
 OWNED = ("observedGeneration", "host", "size", "format")
@@ -46,11 +47,13 @@ def _status(volume: Object, state: str, conditions: list[Condition]) -> dict[str
 
 def _conditions(volume: Object, observed: ObservedVolume) -> list[Condition]:
     if observed.state is VolumeState.READY:
-        return [Condition("Ready", "True", "Made", "")]
+        return [Condition("Ready", "True", Reason.MADE, "")]
     if observed.failure is not None:
         return _failed(observed.failure)
     http = (volume["spec"].get("source") or {}).get("http")
-    reason, message = ("Importing", f"copying {http['url']}") if http else ("Creating", "the disk is being made")
+    reason, message = (
+        (Reason.IMPORTING, f"copying {http['url']}") if http else (Reason.CREATING, "the disk is being made")
+    )
     return [Condition("Ready", "False", reason, message), Condition("Reconciling", "True", reason, message)]
 
 

@@ -4,10 +4,9 @@ from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import Condition, conditions_of, differs, merged
 from virtplane_api.kube.resources import HYPERVISORS, Key
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
+from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Outcome
 from virtplane_operator.world import AgentHealth, Store
-
-AGENT_SILENT = "AgentSilent"
 
 
 def silent_ready(agent: str) -> Condition:
@@ -15,7 +14,7 @@ def silent_ready(agent: str) -> Condition:
     return Condition(
         "Ready",
         "Unknown",
-        AGENT_SILENT,
+        Reason.AGENT_SILENT,
         f"agent {agent} has not renewed its Lease; its machines run on, but nothing is known of them",
     )
 

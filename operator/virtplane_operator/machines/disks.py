@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virtplane_api.kube.resources import VOLUMES, Key, Object, is_being_deleted, uid_of
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import PoolAccess
 from virtplane_operator.placement import StorageNeed
 from virtplane_operator.pools.choice import NoPool, pool_for, pool_type
@@ -82,14 +83,15 @@ def _existing_is_blocked(machine: Object, volume: Object | None, name: str, fiel
     if volume is None:
         namespace = machine["metadata"]["namespace"]
         return Blocked(
-            "VolumeNotFound", f"{field}.volumeName: there is no Volume {namespace}/{name}; the machine waits for it"
+            Reason.VOLUME_NOT_FOUND,
+            f"{field}.volumeName: there is no Volume {namespace}/{name}; the machine waits for it",
         )
     if is_being_deleted(volume):
-        return Blocked("VolumeDeleting", f"{field}.volumeName: Volume {name} is being deleted")
+        return Blocked(Reason.VOLUME_DELETING, f"{field}.volumeName: Volume {name} is being deleted")
     claim = claim_of(volume)
     if claim and claim["vmUID"] != uid_of(machine):
         return Blocked(
-            "VolumeInUse",
+            Reason.VOLUME_IN_USE,
             f"{field}.volumeName: Volume {name} is used by VirtualMachine {claim['vmName']}; the machine waits until "
             f"that one is deleted",
         )
@@ -101,11 +103,11 @@ def _inline_is_blocked(machine: Object, volume: Object | None, name: str, field:
         return None
     if not is_made_for(volume, uid_of(machine)):
         return Blocked(
-            "VolumeNameTaken",
+            Reason.VOLUME_NAME_TAKEN,
             f"{field}.volume: Volume {name} exists and was not made for this machine; delete it",
         )
     if is_being_deleted(volume):
-        return Blocked("VolumeDeleting", f"{field}.volume: Volume {name} is being deleted; it is made anew then")
+        return Blocked(Reason.VOLUME_DELETING, f"{field}.volume: Volume {name} is being deleted; it is made anew then")
     return None
 
 

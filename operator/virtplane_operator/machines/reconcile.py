@@ -13,6 +13,7 @@ from virtplane_api.kube.errors import AlreadyExists
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import VIRTUAL_MACHINES, VOLUMES, Key, Object, is_being_deleted, key_of, uid_of
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
+from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.lifetime import FIRST_STATUS_AFTER_S, ensure_finalizer, is_off_its_host, release, younger_than
@@ -95,7 +96,7 @@ class MachineReconciler:
         if seen >= placement["token"]:
             note = f"its host has seen token {seen}: placed anew on {placement['hypervisor']} above it"
             await self._apply(machine, placed_status(machine, {**placement, "token": seen + 1}))
-            self._events.record(machine, reason="StaleToken", action="Placing", note=note, type_="Warning")
+            self._events.record(machine, reason=Reason.STALE_TOKEN, action="Placing", note=note, type_="Warning")
             return Done()
         if self._health.is_silent(placement.get("agentName", "")):
             status = silent_status(machine)
@@ -116,7 +117,7 @@ class MachineReconciler:
             return await self._wait_for_the_world(machine, plans.reason, plans.message)
         chosen = choose(_request(machine, plans), self._candidates.all())
         if isinstance(chosen, NoFit):
-            return await self._wait_for_the_world(machine, "NoHypervisorFits", chosen.message)
+            return await self._wait_for_the_world(machine, Reason.NO_HYPERVISOR_FITS, chosen.message)
         with self._usage.assumed(uid_of(machine), chosen.name, demand_of(machine)):
             disks = []
             for plan in plans:
@@ -135,7 +136,7 @@ class MachineReconciler:
         self.pending.discard(key_of(machine))
         if find(machine, "Placed") is not None:
             # It was said that it has no place; what never waited needs no news.
-            self._events.record(machine, reason="Placed", action="Placing", note=f"placed on {chosen.name}")
+            self._events.record(machine, reason=Reason.PLACED, action="Placing", note=f"placed on {chosen.name}")
         return Done()
 
     async def _prepare_volume(self, machine: Object, plan: DiskPlan, chosen: Candidate) -> Object | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
 from virtplane_api.kube.resources import Object
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import PowerState
 from virtplane_operator.hypervisors.reconcile import silent_ready
 
@@ -39,11 +40,11 @@ def placed_status(machine: Object, placement: dict[str, Any]) -> dict[str, Any]:
     generation = machine["metadata"]["generation"]
     if before is not None and before["status"] == "True" and placement == placement_of(machine):
         generation = before.get("observedGeneration", generation)
-    conditions = [Condition("Placed", "True", "Placed", f"on {placement['hypervisor']}")]
+    conditions = [Condition("Placed", "True", Reason.PLACED, f"on {placement['hypervisor']}")]
     if find(machine, "Ready") is not None and not agent_has_taken_over(machine, placement):
         # Ours from before, and to be kept until the agent's: without it the machine would look ready to kstatus.
         message = f"agent {placement['agentName']} has not taken it up yet"
-        conditions.append(Condition("Ready", "False", "Placed", message))
+        conditions.append(Condition("Ready", "False", Reason.PLACED, message))
         return {
             "placement": placement,
             "observedGeneration": machine["metadata"]["generation"],

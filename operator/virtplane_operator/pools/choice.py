@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from virtplane_api.kube.resources import STORAGE_POOLS, Key, Object, is_being_deleted
 from virtplane_api.names import DEFAULT_POOL_ANNOTATION
+from virtplane_api.reasons import Reason
 from virtplane_operator.world import Store
 
 POOL_TYPES = ("directory", "fake")
@@ -29,14 +30,14 @@ def pool_for(store: Store, pool_name: str, field: str) -> Object | NoPool:
     if pool_name:
         pool = store.get(STORAGE_POOLS, Key("", pool_name))
         if pool is None:
-            return NoPool("PoolNotFound", f"{field}.poolName: there is no StoragePool {pool_name}")
+            return NoPool(Reason.POOL_NOT_FOUND, f"{field}.poolName: there is no StoragePool {pool_name}")
         if is_being_deleted(pool):
-            return NoPool("PoolDeleting", f"{field}.poolName: StoragePool {pool_name} is being deleted")
+            return NoPool(Reason.POOL_DELETING, f"{field}.poolName: StoragePool {pool_name} is being deleted")
         return pool
     default = default_pool(store.all(STORAGE_POOLS).values())
     if default is None:
         message = f"{field}: no poolName, and no StoragePool has the annotation {DEFAULT_POOL_ANNOTATION}=true"
-        return NoPool("NoDefaultPool", message)
+        return NoPool(Reason.NO_DEFAULT_POOL, message)
     return default
 
 

@@ -5,6 +5,7 @@ from virtplane_api.kube.conditions import differs
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import HYPERVISORS, STORAGE_POOLS, VOLUMES, Key, Object, is_being_deleted, uid_of
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
+from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Outcome
 from virtplane_operator.lifetime import ensure_finalizer, release
 from virtplane_operator.pools.summary import OWNED, OWNED_CONDITIONS, pool_status
@@ -48,7 +49,7 @@ class PoolReconciler:
         if users:
             shown = ", ".join(sorted(users)[:_SHOWN]) + (", ..." if len(users) > _SHOWN else "")
             note = f"deletion waits for {len(users)} volumes: {shown}"
-            self._events.record(pool, reason="InUse", action="Deleting", note=note, type_="Warning")
+            self._events.record(pool, reason=Reason.IN_USE, action="Deleting", note=note, type_="Warning")
         else:
             await release(self._client, self._store, STORAGE_POOLS, pool)
         return Done()

@@ -6,6 +6,7 @@ from typing import Any
 from virtplane_api.kube.conditions import Condition, conditions_of, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes, quantity_bytes
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import PoolAccess
 from virtplane_operator.pools.choice import pool_type
 
@@ -54,9 +55,9 @@ def _report_of(pool: Object, hypervisor: Object) -> dict[str, Any] | None:
 def _ready(pool: Object, rows: list[dict[str, str]]) -> Condition:
     usable = [row for row in rows if row["state"] == "Ready"]
     if usable:
-        return Condition("Ready", "True", "Reachable", f"{len(usable)} of {len(rows)} hypervisors can use it")
+        return Condition("Ready", "True", Reason.REACHABLE, f"{len(usable)} of {len(rows)} hypervisors can use it")
     if rows:
         said = "; ".join(f"{row['name']}: {row.get('message', row['state'])}" for row in rows[:3])
-        return Condition("Ready", "False", "Unreachable", f"none of {len(rows)} hypervisors can use it: {said}")
+        return Condition("Ready", "False", Reason.UNREACHABLE, f"none of {len(rows)} hypervisors can use it: {said}")
     message = f"no hypervisor that can use pools of type {pool_type(pool)} reports it (see spec.hypervisorSelector)"
-    return Condition("Ready", "False", "NoHypervisor", message)
+    return Condition("Ready", "False", Reason.NO_HYPERVISOR, message)

@@ -5,6 +5,7 @@ from virtplane_api.kube.conditions import differs
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import VIRTUAL_MACHINES, VOLUMES, Key, Object, is_being_deleted, uid_of
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
+from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Outcome, Wait
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.lifetime import FIRST_STATUS_AFTER_S, ensure_finalizer, is_off_its_host, release, younger_than
@@ -56,7 +57,7 @@ class VolumeReconciler:
         claim = claim_of(volume)
         if claim:
             note = f"deletion waits: VirtualMachine {claim['vmName']} uses it"
-            self._events.record(volume, reason="InUse", action="Deleting", note=note, type_="Warning")
+            self._events.record(volume, reason=Reason.IN_USE, action="Deleting", note=note, type_="Warning")
         elif is_off_its_host(volume):
             await release(self._client, self._store, VOLUMES, volume)
         return Done()
@@ -83,7 +84,7 @@ class VolumeReconciler:
         )
         chosen = choose(Request(cores=0, memory_mib=0, storage=(need,)), self._candidates.all())
         if isinstance(chosen, NoFit):
-            return await self._wait_for_the_world(volume, "NoHypervisorFits", chosen.message)
+            return await self._wait_for_the_world(volume, Reason.NO_HYPERVISOR_FITS, chosen.message)
         placement = first_placement(volume, hypervisor=chosen.name, agent=chosen.agent_name, pool=pool)
         await apply_placement(self._client, self._store, volume, placement, claim_of(volume))
         self.pending.discard(key)

@@ -4,6 +4,7 @@ from typing import Any
 
 from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
 from virtplane_api.kube.resources import Object
+from virtplane_api.reasons import Reason
 
 OWNED = ("placement", "claim")
 OWNED_CONDITIONS = ("Placed",)
@@ -41,7 +42,9 @@ def placed_status(volume: Object, placement: dict[str, Any], claim: dict[str, An
     generation = volume["metadata"]["generation"]
     if before is not None and before["status"] == "True":
         generation = before.get("observedGeneration", generation)
-    conditions = merged(conditions_of(volume), [Condition("Placed", "True", "Placed", message)], generation=generation)
+    conditions = merged(
+        conditions_of(volume), [Condition("Placed", "True", Reason.PLACED, message)], generation=generation
+    )
     status = {"placement": placement, "conditions": conditions}
     return status | {"claim": claim} if claim else status
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.attachment import FakeAttachment, FileAttachment
 from virtplane_drivers.errors import Refused, Unresponsive
@@ -172,7 +173,7 @@ class FakeHypervisor(HypervisorDriver):
     def _known(self, uid: str) -> Machine:
         machine = self.world.machines.get(uid)
         if machine is None:
-            raise Refused(f"machine {uid} is not defined", reason="NotDefined")
+            raise Refused(f"machine {uid} is not defined", reason=Reason.NOT_DEFINED)
         return machine
 
     def _shuts_down(self, uid: str) -> None:

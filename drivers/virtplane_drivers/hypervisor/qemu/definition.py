@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat, DiskType
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Refused
@@ -67,9 +68,9 @@ def definition_of(
     pinned = previous.machine_type if previous is not None else desired.pinned.machine_type
     model = _HOST_MODELS[accelerator] if desired.cpu.model == "Host" else desired.cpu.model
     if not _WORD.fullmatch(model):
-        raise Refused(f"cpu.model: {model!r} is no name of a CPU model", reason="CpuModelRefused")
+        raise Refused(f"cpu.model: {model!r} is no name of a CPU model", reason=Reason.CPU_MODEL_REFUSED)
     if pinned is not None and not _WORD.fullmatch(pinned):
-        raise Refused(f"{pinned!r} is no name of a machine type", reason="MachineTypeRefused")
+        raise Refused(f"{pinned!r} is no name of a machine type", reason=Reason.MACHINE_TYPE_REFUSED)
     return Definition(
         namespace=desired.namespace,
         name=desired.name,
@@ -93,13 +94,15 @@ def _disks(desired: tuple[Disk, ...], previous: tuple[DiskDefinition, ...]) -> t
     for disk in desired:
         attachment = disk.attachment
         if not isinstance(attachment, FileAttachment):
-            raise Refused(f"disk {disk.name}: QEMU attaches files only", reason="DiskNotAttachable")
+            raise Refused(f"disk {disk.name}: QEMU attaches files only", reason=Reason.DISK_NOT_ATTACHABLE)
         port = known.get((disk.type, disk.name))
         if port is None:
             free = (number for number in range(limits[disk.type]) if (disk.type, number) not in taken)
             port = next(free, None)
         if port is None:
-            raise Refused(f"disk {disk.name}: at most {limits[disk.type]} of type {disk.type}", reason="TooManyDisks")
+            raise Refused(
+                f"disk {disk.name}: at most {limits[disk.type]} of type {disk.type}", reason=Reason.TOO_MANY_DISKS
+            )
         taken.add((disk.type, port))
         disks.append(
             DiskDefinition(disk.name, str(attachment.path), attachment.format, disk.type, disk.boot_order, port)

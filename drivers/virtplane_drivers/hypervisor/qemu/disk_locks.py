@@ -15,6 +15,7 @@ import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import LOCK_SUFFIX
 from virtplane_drivers.errors import Refused, StaleToken, Unavailable
 
@@ -69,7 +70,7 @@ def _lock(descriptor: int, image: Path, holder: DiskOwner | None) -> None:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
     except (BlockingIOError, PermissionError) as error:
         message = f"the disk {image.name} is in use by {holder or 'another process'}"
-        raise Unavailable(message, reason="DiskInUse", retry_after_s=5.0) from error
+        raise Unavailable(message, reason=Reason.DISK_IN_USE, retry_after_s=5.0) from error
 
 
 def _check(image: Path, last: DiskOwner | None, owner: DiskOwner, *, claim_is_confirmed: bool) -> None:
@@ -80,7 +81,7 @@ def _check(image: Path, last: DiskOwner | None, owner: DiskOwner, *, claim_is_co
             raise StaleToken(f"the disk {image.name} was last used by {last}", seen=last.token)
     elif not claim_is_confirmed:
         message = f"the disk {image.name} was last used by {last}, and the API server cannot be asked whose it is now"
-        raise Unavailable(message, reason="ClaimNotConfirmed", retry_after_s=5.0)
+        raise Unavailable(message, reason=Reason.CLAIM_NOT_CONFIRMED, retry_after_s=5.0)
 
 
 def _read(descriptor: int) -> DiskOwner | None:
@@ -90,7 +91,7 @@ def _read(descriptor: int) -> DiskOwner | None:
     try:
         values = json.loads(content)
         if values.pop("format") > _FORMAT:
-            raise Refused("its lock's record is of a newer version of Virtplane", reason="LockRecordTooNew")
+            raise Refused("its lock's record is of a newer version of Virtplane", reason=Reason.LOCK_RECORD_TOO_NEW)
         return DiskOwner(**values)
     except (ValueError, KeyError, TypeError):
         # Torn: whoever wrote it was killed in that moment, and held the lock, which is free now.

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hints import Hints
@@ -185,7 +186,7 @@ class QemuDriver(HypervisorDriver):
     def _known(self, uid: str) -> Machine:
         machine = self._machines.get(uid)
         if machine is None:
-            raise Refused(f"machine {uid} is not defined", reason="NotDefined")
+            raise Refused(f"machine {uid} is not defined", reason=Reason.NOT_DEFINED)
         return machine
 
     def _machine(self, record: Record) -> Machine:

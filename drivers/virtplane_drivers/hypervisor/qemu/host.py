@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hypervisor.qemu.argv import QEMU
 
@@ -41,7 +42,7 @@ async def look(accelerator: str) -> Host:
     machine_type = _match(r"^q35 .*\(alias of (\S+)\)", await _run(QEMU, "-machine", "help"))
     why_not = "" if accelerator == "tcg" else await _why_no_kvm()
     if accelerator == "kvm" and why_not:
-        raise Unavailable(why_not, reason="NoHardwareAcceleration")
+        raise Unavailable(why_not, reason=Reason.NO_HARDWARE_ACCELERATION)
     if accelerator == "tcg":
         return Host(version, machine_type, "tcg", "the agent was told to use emulation (--qemu-accelerator tcg)")
     return Host(version, machine_type, "tcg" if why_not else "kvm", why_not)
@@ -89,9 +90,9 @@ async def _run(*argv: str) -> str:
         status, output = await _execute(*argv)
     except (OSError, TimeoutError) as error:
         message = f"{argv[0]} does not run: {error!r}; install it, e.g. apt-get install qemu-system-x86"
-        raise Unavailable(message, reason="NoQemu") from error
+        raise Unavailable(message, reason=Reason.NO_QEMU) from error
     if status != 0:
-        raise Unavailable(f"{' '.join(argv)}: {output.strip()[-300:]}", reason="NoQemu")
+        raise Unavailable(f"{' '.join(argv)}: {output.strip()[-300:]}", reason=Reason.NO_QEMU)
     return output
 
 
@@ -116,5 +117,5 @@ async def _execute(*argv: str) -> tuple[int, str]:
 def _match(pattern: str, text: str) -> str:
     match = re.search(pattern, text, re.MULTILINE)
     if match is None:
-        raise Unavailable(f"QEMU says nothing like {pattern!r}: {text[:200]}", reason="NoQemu")
+        raise Unavailable(f"QEMU says nothing like {pattern!r}: {text[:200]}", reason=Reason.NO_QEMU)
     return match[1].rstrip(",")

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import DriverError, LaunchFailed, Refused, Unavailable, Unresponsive
 from virtplane_drivers.hypervisor.contract import Exit, Observed
@@ -180,7 +181,7 @@ class Machine(FollowedMachine):
         if record.intent is Intent.SUSPENDED:
             await self._start_process(Intent.WAKING)
         elif record.definition is None:
-            raise Refused(f"machine {record.uid} is not defined", reason="NotDefined")
+            raise Refused(f"machine {record.uid} is not defined", reason=Reason.NOT_DEFINED)
         else:
             # One write: with a part of it only, a request for a restart could be taken for handled before it is.
             await self._start_process(
@@ -207,7 +208,7 @@ class Machine(FollowedMachine):
         except OSError as error:
             await self._put_back(before)
             message = f"QEMU cannot be started: {error}"
-            raise Unavailable(message, reason="QemuNotStarted", retry_after_s=30.0) from error
+            raise Unavailable(message, reason=Reason.QEMU_NOT_STARTED, retry_after_s=30.0) from error
         process = watch_child(launched.child)
         assert self.record.running is not None  # noqa: S101  # it was launched
         self._hierarchies.put(self.record.uid, process.identity.pid, limits_of(self.record.running))
@@ -341,7 +342,7 @@ class Machine(FollowedMachine):
         self._wake.set()
 
     def _not_suspended(self, why: str) -> Unavailable:
-        return Unavailable(f"its memory cannot be written: {why}", reason="SuspendFailed", retry_after_s=30.0)
+        return Unavailable(f"its memory cannot be written: {why}", reason=Reason.SUSPEND_FAILED, retry_after_s=30.0)
 
     async def _go_on_suspending(self, run: Run) -> None:
         """Whoever began it: look how far QEMU is, and finish."""

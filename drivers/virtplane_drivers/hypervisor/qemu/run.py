@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hypervisor.qemu.argv import DISK_ID
 from virtplane_drivers.hypervisor.qemu.link import Link
@@ -87,7 +88,7 @@ class Run:
         self.process.kill()
         if not await self.process.wait(DEATH_TIMEOUT_S):
             message = f"QEMU (pid {self.process.identity.pid}) does not die: it waits for a device of the host"
-            raise Unavailable(message, reason="ProcessStuck", retry_after_s=10.0)
+            raise Unavailable(message, reason=Reason.PROCESS_STUCK, retry_after_s=10.0)
 
     async def drain(self) -> None:
         """Hear QEMU's last words."""

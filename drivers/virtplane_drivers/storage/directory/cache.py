@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.storage.contract import HttpImage
 from virtplane_drivers.storage.directory.address_policy import AddressPolicy
 from virtplane_drivers.storage.directory.download import Download, Partial, Progress
@@ -108,7 +109,7 @@ class ImageCache:
             if digest != source.sha256:
                 partial.discard()
                 message = f"{source.url}: the file has sha256 {digest}, not {source.sha256}; it was thrown away"
-                raise VolumeFailed("ChecksumMismatch", message, retry_after_s=None)
+                raise VolumeFailed(Reason.CHECKSUM_MISMATCH, message, retry_after_s=None)
             # Nobody looks at its bytes again: they must be on the disk before they bear that name.
             await asyncio.to_thread(_sync, partial.data)
         partial.data.replace(done)

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.storage.directory import inspect_image
 from virtplane_drivers.storage.directory.failures import VolumeFailed
@@ -35,12 +36,14 @@ async def inspect(path: Path) -> Image:
     try:
         done = await run(argv, _INSPECT)
     except OutOfTime as error:
-        raise VolumeFailed("UnsafeImage", f"the image cannot be inspected: {error}", retry_after_s=None) from error
+        raise VolumeFailed(
+            Reason.UNSAFE_IMAGE, f"the image cannot be inspected: {error}", retry_after_s=None
+        ) from error
     if done.exit_status < 0:
         message = f"the image cannot be inspected: its inspection was ended by signal {-done.exit_status}"
-        raise VolumeFailed("UnsafeImage", message, retry_after_s=None)
+        raise VolumeFailed(Reason.UNSAFE_IMAGE, message, retry_after_s=None)
     if done.exit_status != 0:
-        raise VolumeFailed("InspectionFailed", done.stderr.strip()[-500:], retry_after_s=300.0)
+        raise VolumeFailed(Reason.INSPECTION_FAILED, done.stderr.strip()[-500:], retry_after_s=300.0)
     found = json.loads(done.stdout)
     if "refused" in found:
         raise VolumeFailed(found["refused"], found["message"], retry_after_s=None)
@@ -71,7 +74,7 @@ def check_fits(image_bytes: int, size_bytes: int) -> None:
     """Ends the job of an image that is larger than its volume."""
     if image_bytes > size_bytes:
         message = f"the image's virtual size is {image_bytes} bytes, the volume's only {size_bytes}"
-        raise VolumeFailed("SourceTooLarge", f"{message}; make the volume larger", retry_after_s=None)
+        raise VolumeFailed(Reason.SOURCE_TOO_LARGE, f"{message}; make the volume larger", retry_after_s=None)
 
 
 def _opened_as(path: Path, image: Image) -> str:
@@ -92,13 +95,13 @@ async def _qemu_img(*arguments: str) -> Finished:
     try:
         done = await run([QEMU_IMG, *arguments], limits)
     except OutOfTime as error:
-        raise VolumeFailed("Timeout", str(error), retry_after_s=300.0) from error
+        raise VolumeFailed(Reason.TIMEOUT, str(error), retry_after_s=300.0) from error
     if done.exit_status != 0:
         said = done.stderr.strip()[-500:]
         if "No space left" in said or "Disk quota exceeded" in said:
-            raise VolumeFailed("NoSpace", f"no space is left in the pool: {said}", retry_after_s=60.0)
+            raise VolumeFailed(Reason.NO_SPACE, f"no space is left in the pool: {said}", retry_after_s=60.0)
         if "is not installed" in said or ("No such file or directory" in said and QEMU_IMG in said.split(":")[0:2]):
-            raise VolumeFailed("NoQemuImg", f"{said}; install qemu-utils", retry_after_s=60.0)
+            raise VolumeFailed(Reason.NO_QEMU_IMG, f"{said}; install qemu-utils", retry_after_s=60.0)
         message = f"qemu-img {arguments[0]} ended with status {done.exit_status}: {said}"
-        raise VolumeFailed("ConversionFailed", message, retry_after_s=300.0)
+        raise VolumeFailed(Reason.CONVERSION_FAILED, message, retry_after_s=300.0)
     return done

@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.storage.directory.address_policy import AddressPolicy, GuardedConnector
 from virtplane_drivers.storage.directory.failures import VolumeFailed, from_os_error
 from virtplane_drivers.storage.directory.limits import ImportLimits
@@ -26,7 +27,12 @@ _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 1 << 20
 _PORTS = {"http": 80, "https": 443}
-_GONE = {404: "SourceNotFound", 410: "SourceNotFound", 401: "SourceForbidden", 403: "SourceForbidden"}
+_GONE = {
+    404: Reason.SOURCE_NOT_FOUND,
+    410: Reason.SOURCE_NOT_FOUND,
+    401: Reason.SOURCE_FORBIDDEN,
+    403: Reason.SOURCE_FORBIDDEN,
+}
 _BUSY = frozenset({408, 425, 429})
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
@@ -85,8 +91,8 @@ class Download:
                         wait_s *= 2
         except TimeoutError as error:
             message = f"{self._url}: not complete after {self._limits.total_s:.0f} s"
-            raise VolumeFailed("DownloadFailed", message, retry_after_s=60.0) from error
-        raise VolumeFailed("DownloadFailed", f"{self._url}: {last}", retry_after_s=30.0)
+            raise VolumeFailed(Reason.DOWNLOAD_FAILED, message, retry_after_s=60.0) from error
+        raise VolumeFailed(Reason.DOWNLOAD_FAILED, f"{self._url}: {last}", retry_after_s=30.0)
 
     async def _attempt(self, progress: Progress) -> None:
         url = self._url
@@ -96,7 +102,7 @@ class Download:
                 return
             url = target
         message = f"{self._url}: more than {_MAX_REDIRECTS} redirects"
-        raise VolumeFailed("TooManyRedirects", message, retry_after_s=60.0)
+        raise VolumeFailed(Reason.TOO_MANY_REDIRECTS, message, retry_after_s=60.0)
 
     async def _hop(self, url: str, progress: Progress) -> str | None:
         """One request: the content, or the address where it is said to be."""
@@ -116,7 +122,7 @@ class Download:
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 if connector.refusals and not connector.passed:
                     message = f"{connector.refusals[0]}; start the agent with --allow-source if that is meant"
-                    raise VolumeFailed("SourceAddressRefused", message, retry_after_s=None) from error
+                    raise VolumeFailed(Reason.SOURCE_ADDRESS_REFUSED, message, retry_after_s=None) from error
                 raise _Again(str(error) or type(error).__name__) from error
 
     def _host_and_port(self, url: str) -> tuple[str, int]:
@@ -126,9 +132,9 @@ class Download:
             host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
             host.encode("idna")  # as the resolver does it: no label is empty or too long
         except ValueError as error:
-            raise VolumeFailed("SourceRefused", f"{url} is no address: {error}", retry_after_s=None) from error
+            raise VolumeFailed(Reason.SOURCE_REFUSED, f"{url} is no address: {error}", retry_after_s=None) from error
         if not host or parts.scheme not in _PORTS:
-            raise VolumeFailed("SourceRefused", f"{url}: only http and https are fetched", retry_after_s=None)
+            raise VolumeFailed(Reason.SOURCE_REFUSED, f"{url}: only http and https are fetched", retry_after_s=None)
         return host, port
 
     def _joined(self, url: str, location: str) -> str:
@@ -136,7 +142,7 @@ class Download:
             return urljoin(url, location)
         except ValueError as error:
             message = f"{url} leads to {location}, which is no address: {error}"
-            raise VolumeFailed("SourceRefused", message, retry_after_s=None) from error
+            raise VolumeFailed(Reason.SOURCE_REFUSED, message, retry_after_s=None) from error
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", "User-Agent": "virtplane"}
@@ -186,7 +192,7 @@ class Download:
         words = f"{url}: the server said {status} {_PHRASES.get(status, '')}"
         if status >= 500 or status in _BUSY:
             raise _Again(words)
-        raise VolumeFailed(_GONE.get(status, "SourceRefused"), words, retry_after_s=60.0)
+        raise VolumeFailed(_GONE.get(status, Reason.SOURCE_REFUSED), words, retry_after_s=60.0)
 
     def _check_range(self, response: aiohttp.ClientResponse) -> tuple[int, int | None]:
         offset = self._partial.offset()
@@ -204,4 +210,4 @@ class Download:
         if size_bytes > self._limits.max_image_bytes:
             self._partial.discard()
             message = f"{url}: larger than the {self._limits.max_image_bytes} bytes that this agent accepts"
-            raise VolumeFailed("ImageTooLarge", message, retry_after_s=None)
+            raise VolumeFailed(Reason.IMAGE_TOO_LARGE, message, retry_after_s=None)

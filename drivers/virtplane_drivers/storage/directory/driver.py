@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
@@ -85,7 +86,7 @@ class DirectoryStorage(StorageDriver):
 
 def _folder(pool: Pool) -> Path:
     if pool.directory is None:
-        raise Unavailable(f"pool {pool.name} names no folder", reason="PoolUnavailable")
+        raise Unavailable(f"pool {pool.name} names no folder", reason=Reason.POOL_UNAVAILABLE)
     return pool.directory
 
 
@@ -93,7 +94,9 @@ def _probe(folder: Path) -> PoolFacts:
     with opened(folder, make=True) as folder_fd:
         facts = os.fstatvfs(folder_fd)
         if facts.f_flag & os.ST_RDONLY:
-            raise Unavailable(f"the folder {folder} cannot be used: its file system is read-only", reason="ReadOnly")
+            raise Unavailable(
+                f"the folder {folder} cannot be used: its file system is read-only", reason=Reason.READ_ONLY
+            )
         return PoolFacts(facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize)
 
 
@@ -110,7 +113,7 @@ def _remove(folder: Path, uid: str) -> None:
 def _observed(made: MadeVolume) -> ObservedVolume:
     if made.size_bytes is None:
         message = f"{made.path} is not a {made.format} image of ours; delete the Volume, or put the file back"
-        return ObservedVolume(VolumeState.FAILED, failure=Failure("Damaged", message, retry_after_s=None))
+        return ObservedVolume(VolumeState.FAILED, failure=Failure(Reason.DAMAGED, message, retry_after_s=None))
     return ObservedVolume(
         VolumeState.READY,
         attachment=FileAttachment(made.path, made.format),

@@ -2,6 +2,7 @@
 
 import errno
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.storage.contract import Failure
 
 _MESSAGE_CHARS = 4096
@@ -19,5 +20,5 @@ class VolumeFailed(Exception):
 def from_os_error(error: OSError, doing: str) -> VolumeFailed:
     """The failure that an error of the file system means to the user; all of these may heal."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return VolumeFailed("NoSpace", f"no space is left while {doing}", retry_after_s=60.0)
-    return VolumeFailed("StorageError", f"{doing}: {error.strerror or error}", retry_after_s=30.0)
+        return VolumeFailed(Reason.NO_SPACE, f"no space is left while {doing}", retry_after_s=60.0)
+    return VolumeFailed(Reason.STORAGE_ERROR, f"{doing}: {error.strerror or error}", retry_after_s=30.0)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from virtplane_api.reasons import Reason
 from virtplane_drivers.storage.contract import Blank, DesiredVolume, Failure, HttpImage
 from virtplane_drivers.storage.directory.cache import ImageCache
 from virtplane_drivers.storage.directory.convert import check_fits, convert, grow, inspect, make_blank
@@ -81,7 +82,7 @@ class Jobs:
             raise
         except Exception as error:  # noqa: BLE001  # seen in the volume, and in the log
             _log.exception("volume %s: a fault in this program", desired.uid)
-            self._failures[key] = Failure("Fault", repr(error), retry_after_s=60.0)
+            self._failures[key] = Failure(Reason.FAULT, repr(error), retry_after_s=60.0)
 
     def _ended(self, key: Key, uid: str) -> None:
         self._tasks.pop(key, None)
@@ -99,7 +100,9 @@ class Jobs:
             try:
                 await _to_its_end(asyncio.create_task(asyncio.to_thread(work.publish, desired.format)))
             except FileNotFoundError as error:
-                raise VolumeFailed("Deleted", "the volume was deleted while it was made", retry_after_s=5.0) from error
+                raise VolumeFailed(
+                    Reason.DELETED, "the volume was deleted while it was made", retry_after_s=5.0
+                ) from error
 
     async def _import(self, key: Key, source: HttpImage, work: WorkFile, desired: DesiredVolume) -> None:
         def progress(received: int, total: int | None) -> None:
@@ -112,7 +115,7 @@ class Jobs:
         # What the image said of its size is its own word; this is what was made of it.
         size_bytes = await asyncio.to_thread(work.size_bytes, desired.format)
         if size_bytes is None:
-            raise VolumeFailed("Deleted", "the volume was deleted while it was made", retry_after_s=5.0)
+            raise VolumeFailed(Reason.DELETED, "the volume was deleted while it was made", retry_after_s=5.0)
         check_fits(size_bytes, desired.size_bytes)
         if size_bytes < desired.size_bytes:
             await grow(work.path, desired.format, desired.size_bytes)

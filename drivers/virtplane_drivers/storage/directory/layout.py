@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.attachment import LOCK_SUFFIX
 from virtplane_drivers.errors import Refused, Unavailable
@@ -107,7 +108,7 @@ def volume_name(uid: str, disk_format: DiskFormat) -> str:
 def check_uid(uid: str) -> None:
     """Refuses what could be a path or collide with another name: everything but letters, digits and dashes."""
     if not _UID.fullmatch(uid):
-        raise Refused(f"{uid!r} cannot name a volume's file", reason="InvalidUID")
+        raise Refused(f"{uid!r} cannot name a volume's file", reason=Reason.INVALID_UID)
 
 
 @contextlib.contextmanager
@@ -133,7 +134,7 @@ def opened(pool: Path, *, make: bool = False) -> Iterator[int]:
 
 def unavailable(pool: Path, error: OSError) -> Unavailable:
     """The error of a pool that cannot be used now."""
-    return Unavailable(f"the folder {pool} cannot be used: {error.strerror or error}", reason="PoolUnavailable")
+    return Unavailable(f"the folder {pool} cannot be used: {error.strerror or error}", reason=Reason.POOL_UNAVAILABLE)
 
 
 def made_volume(folder_fd: int, pool: Path, uid: str) -> MadeVolume | None:

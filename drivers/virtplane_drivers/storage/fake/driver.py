@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.attachment import FakeAttachment
 from virtplane_drivers.errors import Unavailable
@@ -29,7 +30,7 @@ from virtplane_drivers.storage.contract import (
 from virtplane_drivers.storage.fake.faults import Faults
 
 CAPACITY_BYTES = 1 << 40
-INTERRUPTED = Failure("Interrupted", "the driver was stopped while it made the volume", retry_after_s=0.0)
+INTERRUPTED = Failure(Reason.INTERRUPTED, "the driver was stopped while it made the volume", retry_after_s=0.0)
 
 _Key = tuple[str, str]
 """A pool's and a volume's UID."""
@@ -125,12 +126,12 @@ class FakeStorage(StorageDriver):
         if self.faults.call_s:
             await asyncio.sleep(self.faults.call_s)
         if self.faults.unreachable is not None:
-            raise Unavailable(self.faults.unreachable, reason="PoolUnreachable")
+            raise Unavailable(self.faults.unreachable, reason=Reason.POOL_UNREACHABLE)
 
     def _reply(self) -> None:
         if self.faults.reply_is_lost():
             raise Unavailable(
-                "the reply was lost; what was asked for may be done", reason="ReplyLost", retry_after_s=0.1
+                "the reply was lost; what was asked for may be done", reason=Reason.REPLY_LOST, retry_after_s=0.1
             )
 
     def _finish(self, key: _Key, volume: _Volume) -> None:

@@ -74,7 +74,7 @@ RECORDS = st.builds(
     owner=st.builds(Owner),
     definition=st.none() | st.builds(Definition, disks=st.lists(st.builds(DiskDefinition), max_size=3).map(tuple)),
     running=st.none() | st.builds(Definition, disks=st.just(())),
-    process=st.none() | st.builds(ProcessIdentity),
+    process=st.none() | st.builds(ProcessIdentity, pid=st.integers(1, (1 << 22) - 1)),
     started_at=st.none() | TIMES,
     shut_down_asked_at=st.none() | TIMES,
     last_exit=st.none() | st.builds(Exit, time=TIMES),
