@@ -114,8 +114,10 @@ class Records:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError) as error:
-            aside = path.with_name("record.torn")
-            path.rename(aside if not aside.exists() else path.with_name(f"record.{secrets.token_hex(4)}.torn"))
+            try:
+                path.rename(path.with_name("record.torn"))
+            except OSError:  # a folder is in the way, or the record is one
+                path.rename(path.with_name(f"record.{secrets.token_hex(4)}.torn"))
             raise TornRecord(f"{path}: {error!r}") from error
 
     def write(self, record: Record) -> None:

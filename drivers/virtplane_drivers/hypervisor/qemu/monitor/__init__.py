@@ -3,21 +3,30 @@
 Source: QEMU's docs/interop/qmp-spec.rst.
 """
 
-from virtplane_drivers.hypervisor.qemu.monitor.connection import Monitor, connect
+from virtplane_drivers.hypervisor.qemu.monitor.connecting import connect
+from virtplane_drivers.hypervisor.qemu.monitor.connection import Monitor
 from virtplane_drivers.hypervisor.qemu.monitor.errors import (
     CommandFailed,
+    EventsLost,
+    HungUp,
     MonitorClosed,
     MonitorError,
     MonitorTimeout,
+    OutOfBandNotOffered,
     ProtocolViolation,
 )
+from virtplane_drivers.hypervisor.qemu.monitor.events import EventQueue
 
 __all__ = [
     "CommandFailed",
+    "EventQueue",
+    "EventsLost",
+    "HungUp",
     "Monitor",
     "MonitorClosed",
     "MonitorError",
     "MonitorTimeout",
+    "OutOfBandNotOffered",
     "ProtocolViolation",
     "connect",
 ]

@@ -5,43 +5,49 @@
     connect ──► (greeting) ──► (qmp_capabilities) ──► open ──► closed
                     └───────────────┴─── deadline, garbage, EOF ──┘
 
-Nothing in the reader waits: a reply settles its own future, an event goes to `on_event`, which must return at once. A
-caller that is cancelled or runs out of time leaves its command on the wire; the reply that comes later finds an
-abandoned id, and is dropped and counted. The end fails every waiting command once, after the delivery of all that was
-read before it.
+Nothing in the reader waits: a reply settles its own future, an event goes to `on_event`, which must return at once (an
+`EventQueue.put` does). A caller that is cancelled or runs out of time leaves its command on the wire; the reply that
+comes later finds an abandoned command, and is dropped and counted. The end fails every waiting command once, after the
+delivery of all that was read before it; what QEMU wrote before it died is read.
 """
 
 import asyncio
-import itertools
-import os
+import contextlib
+import fcntl
+import logging
 import socket
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import orjson
-
+from virtplane_drivers.hypervisor.qemu.monitor.commands import Command, Commands, Lane
 from virtplane_drivers.hypervisor.qemu.monitor.errors import (
     CommandFailed,
+    HungUp,
     MonitorClosed,
-    MonitorTimeout,
+    OutOfBandNotOffered,
     ProtocolViolation,
 )
-from virtplane_drivers.hypervisor.qemu.monitor.wire import LineReader, Message
+from virtplane_drivers.hypervisor.qemu.monitor.events import EventQueue
+from virtplane_drivers.hypervisor.qemu.monitor.outbox import Outbox
+from virtplane_drivers.hypervisor.qemu.monitor.wire import LineReader, Message, encoded
 
-MAX_IN_FLIGHT = 8
-"""QEMU stops reading when more in-band commands wait than this (QMP_REQ_QUEUE_LEN_MAX)."""
-
-_SUN_PATH_MAX_BYTES = 107
+UNFINISHED_TIMEOUT_S = 60.0
+"""From the first byte of a message to its last. A QEMU that was stopped in the middle is connected to again."""
+_READ_BYTES = 16 << 10
+"""Of a buffer that is used again: asyncio.Protocol allocates 256 KiB for each read, which costs more than all else."""
+BROKEN_WRITE_GRACE_S = 1.0
+"""A peer that takes no more bytes has nearly always closed: its last ones are read first."""
 
 EventHandler = Callable[[Message], None]
 CloseHandler = Callable[[MonitorClosed], None]
 
+_log = logging.getLogger(__name__)
 
-class Monitor(asyncio.Protocol):
+
+class Monitor(asyncio.BufferedProtocol):
     """An open QMP connection. Made by `connect`."""
 
-    def __init__(self, on_event: EventHandler, on_close: CloseHandler) -> None:
+    def __init__(self, connection: socket.socket, on_event: EventHandler, on_close: CloseHandler) -> None:
         self.greeting: Message = {}
         self.dropped_replies = 0
         """Replies whose caller had gone, or whose id was never used."""
@@ -49,13 +55,14 @@ class Monitor(asyncio.Protocol):
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._reader = LineReader()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._outbox = Outbox(connection, self._write_failed)
+        self._commands = Commands(self._outbox.send)
+        self._queues: set[EventQueue] = set()
         self._transport: asyncio.Transport | None = None
         self._greeted: asyncio.Future[None] = self._loop.create_future()
-        self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
-        self._ids = itertools.count(1)
-        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._can_write = asyncio.Event()
-        self._can_write.set()
+        self._negotiated = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._end: MonitorClosed | None = None
 
     @property
@@ -63,174 +70,214 @@ class Monitor(asyncio.Protocol):
         """Whether commands can be sent."""
         return self._end is None
 
+    @property
+    def runs_out_of_band(self) -> bool:
+        """Whether `execute_out_of_band` can be used."""
+        return "oob" in self.greeting.get("capabilities", ())
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
     async def execute(
-        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 10.0
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float = 10.0,
+        descriptor: int | None = None,
     ) -> Any:
         """QEMU's `return` value for a command.
+
+        `descriptor` goes with it (getfd, add-fd). It may be closed as soon as this is awaited; of the open file that it
+        stands for, QEMU takes O_NONBLOCK away.
 
         Raises:
             CommandFailed: QEMU refused it.
             MonitorTimeout: no answer within `timeout_s`, the wait for a free slot included. It may still happen.
             MonitorClosed: the connection ended before the answer.
+            TypeError, ValueError: the arguments are no JSON, or too long; nothing was sent.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                # A slot is held until the reply, not until the caller goes: QEMU still has the command.
-                await self._slots.acquire()
-                try:
-                    await self._can_write.wait()
-                except BaseException:
-                    self._slots.release()
-                    raise
-                return await self._send(command, arguments)
-        except TimeoutError as error:
-            raise MonitorTimeout(f"{command}: no answer within {timeout_s:g} s") from error
+        return await self._submit(self._commands.in_band, "execute", command, arguments, timeout_s, descriptor)
 
-    def _send(self, command: str, arguments: Mapping[str, Any] | None) -> "asyncio.Future[Any]":
-        if self._end is not None or self._transport is None:
-            self._slots.release()
-            raise MonitorClosed(f"{command}: {self._end or 'not connected'}") from self._end
-        number = next(self._ids)
-        request: Message = {"execute": command, "id": number}
+    async def execute_out_of_band(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 10.0
+    ) -> Any:
+        """The same for a command that overtakes all others, also when QEMU's main loop is stuck (yank, migrate-pause).
+
+        Raises:
+            OutOfBandNotOffered: this QEMU cannot.
+            CommandFailed, MonitorTimeout, MonitorClosed: as `execute`. CommandFailed also if this command cannot.
+        """
+        if not self.runs_out_of_band:
+            raise OutOfBandNotOffered(f"{command}: this QEMU offers no out-of-band execution")
+        return await self._submit(self._commands.out_of_band, "exec-oob", command, arguments, timeout_s, None)
+
+    async def quit(self, *, timeout_s: float = 10.0) -> None:
+        """Ask QEMU to end. Its hanging up instead of a reply is success: the two race.
+
+        Raises:
+            MonitorTimeout, MonitorClosed: as `execute`; MonitorClosed if the connection had ended before.
+        """
+        with contextlib.suppress(HungUp):
+            await self.execute("quit", timeout_s=timeout_s)
+
+    def _submit(
+        self,
+        lane: Lane,
+        kind: str,
+        name: str,
+        arguments: Mapping[str, Any] | None,
+        timeout_s: float,
+        descriptor: int | None,
+    ) -> "asyncio.Future[Any]":
+        if self._end is not None:
+            raise MonitorClosed(f"{name}: {self._end}") from self._end
+        number = self._commands.next_id()
+        request: Message = {kind: name, "id": number}
         if arguments:
             request["arguments"] = arguments
+        payload = encoded(request)
+        if descriptor is not None:
+            # Of our own: the caller may be cancelled and close its one, and the number may be another file's then.
+            descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
         reply: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting[number] = (command, reply)
-        # One write per command: the transport keeps what the socket does not take, and nothing comes between.
-        self._transport.write(orjson.dumps(request) + b"\n")
+        self._commands.submit(Command(name, number, payload, descriptor, lane, reply, timeout_s))
         return reply
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def events(self, *names: str) -> Iterator[EventQueue]:
+        """Events of these names from now on, beside `on_event`. Open it before the command whose answer is an event."""
+        queue = EventQueue(names)
+        if self._end is not None:
+            queue.end(self._end)
+        self._queues.add(queue)
+        try:
+            yield queue
+        finally:
+            self._queues.discard(queue)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End the connection; QEMU goes on. Waiting commands fail with MonitorClosed. May be called again."""
         self._finish(MonitorClosed("closed by this side"))
 
-    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+    def _finish(self, end: MonitorClosed) -> None:
+        if self._end is not None:
+            return
+        self._end = end
+        for timer in self._timers.values():
+            timer.cancel()
+        self._outbox.close()
+        if self._transport is not None:
+            self._transport.abort()
+        if not self._greeted.done():
+            self._greeted.set_exception(end)
+            self._greeted.exception()  # read by nobody when the connection ends before anyone waits
+        self._commands.end(lambda command: type(end)(f"{command.name}: {end}"))
+        for queue in self._queues:
+            queue.end(end)
+        self._on_close(end)
+
+    def _finish_in(self, delay_s: float, end: MonitorClosed, why: str) -> None:
+        self._timers[why] = self._loop.call_later(delay_s, self._finish, end)
+
+    def _write_failed(self, error: OSError) -> None:
+        # Not at once: the reader comes to the end by itself, with the last events before it.
+        self._finish_in(BROKEN_WRITE_GRACE_S, HungUp(f"QEMU reads no more: {error}"), "write failed")
+
+    # --- asyncio.BufferedProtocol -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected; the greeting comes next."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what create_unix_connection gives
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes of the wire: zero or more whole messages."""
+        delivered = False
         try:
-            for message in self._reader.feed(data):
+            for message in self._reader.feed(bytes(self._buffer[:nbytes])):
+                delivered = True
                 self._deliver(message)
+                if self._end is not None:
+                    return
         except ProtocolViolation as violation:
             self._finish(violation)
+            return
+        if self._reader.held_bytes or self._timers:
+            self._watch_unfinished(delivered)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """EOF or reset: all that was readable has been read."""
-        self._finish(MonitorClosed("QEMU closed the connection" if exc is None else f"connection lost: {exc!r}"))
+        where = f", {self._reader.held_bytes} bytes into a message" if self._reader.held_bytes else ""
+        how = "QEMU closed the connection" if exc is None else f"connection lost: {exc!r}"
+        self._finish(HungUp(how + where))
 
-    def pause_writing(self) -> None:
-        """QEMU does not read: further commands wait under their own deadlines."""
-        self._can_write.clear()
-
-    def resume_writing(self) -> None:
-        """QEMU reads again."""
-        self._can_write.set()
-
-    # ------------------------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def _deliver(self, message: Message) -> None:
-        if "event" in message:
-            self._on_event(message)
-        elif "QMP" in message and not self._greeted.done():
-            self.greeting = message["QMP"]
-            self._greeted.set_result(None)
-        elif "return" in message or "error" in message:
+        if "return" in message or "error" in message:
             self._settle(message)
+        elif "event" in message:
+            self._tell(message)
+        elif "QMP" in message and not self._greeted.done():
+            self._greet(message["QMP"])
         else:
-            self._finish(ProtocolViolation(f"neither reply nor event: {str(message)[:200]}"))
+            raise ProtocolViolation(f"neither reply nor event: {str(message)[:200]}")
 
     def _settle(self, message: Message) -> None:
         number = message.get("id")
-        if number is None and "error" in message:
-            # QEMU could not read a request as far as its id: any of those that wait may stay unanswered.
-            self._finish(ProtocolViolation(f"QEMU could not read a request: {message['error']}"))
-            return
-        waiting = self._waiting.pop(number, None) if isinstance(number, int) else None
-        if waiting is None:
+        command = self._commands.replied(number)
+        if command is None:
+            if number is None and "error" in message and self._negotiated:
+                # QEMU could not read a request as far as its id: any of those that wait may stay unanswered.
+                raise ProtocolViolation(f"QEMU could not read a request: {str(message['error'])[:200]}")
             self.dropped_replies += 1
             return
-        self._slots.release()
-        command, reply = waiting
+        reply = command.reply
         if reply.done():
             self.dropped_replies += 1
+            _log.info("QMP: the late reply to an abandoned %s was dropped", command.name)
         elif "return" in message:
             reply.set_result(message["return"])
         else:
             error = message["error"] if isinstance(message["error"], dict) else {}
-            reply.set_exception(CommandFailed(command, str(error.get("class", "")), str(error.get("desc", ""))))
+            reply.set_exception(CommandFailed(command.name, str(error.get("class", "")), str(error.get("desc", ""))))
 
-    def _finish(self, end: MonitorClosed) -> None:
-        if self._end is not None:
-            return
-        self._end = end
-        if self._transport is not None:
-            self._transport.abort()
-        if not self._greeted.done():
-            self._greeted.set_exception(end)
-            self._greeted.exception()  # read by nobody when the connection ends before anyone waits
-        waiting, self._waiting = self._waiting, {}
-        for command, reply in waiting.values():
-            self._slots.release()
-            if not reply.done():
-                reply.set_exception(type(end)(f"{command}: {end}"))
-        self._can_write.set()
-        self._on_close(end)
+    def _tell(self, event: Message) -> None:
+        if type(event["event"]) is not str or type(event.get("data", {})) is not dict:
+            raise ProtocolViolation(f"a malformed event: {str(event)[:200]}")
+        try:
+            self._on_event(event)
+        except Exception:  # noqa: BLE001  # what follows in this read is still owed to others
+            _log.exception("QMP: the handler of %s failed", event["event"])
+        for queue in self._queues:
+            queue.put(event)
+
+    def _greet(self, greeting: object) -> None:
+        if not isinstance(greeting, dict) or not isinstance(greeting.get("capabilities", []), list):
+            raise ProtocolViolation(f"a malformed greeting: {str(greeting)[:200]}")
+        self.greeting = greeting
+        self._greeted.set_result(None)
+
+    def _watch_unfinished(self, delivered: bool) -> None:  # noqa: FBT001
+        why = "unfinished"
+        if (delivered or not self._reader.held_bytes) and (timer := self._timers.pop(why, None)) is not None:
+            timer.cancel()
+        if self._reader.held_bytes and why not in self._timers:
+            violation = ProtocolViolation(f"a message not finished within {UNFINISHED_TIMEOUT_S:g} s")
+            self._finish_in(UNFINISHED_TIMEOUT_S, violation, why)
 
     async def negotiate(self) -> None:
-        """Wait for the greeting and leave negotiation mode; `connect` calls it."""
+        """Wait for the greeting and leave negotiation mode; `connect` calls it and limits its time."""
         await self._greeted
-        await self.execute("qmp_capabilities", timeout_s=60.0)
-
-
-async def connect(path: Path, *, on_event: EventHandler, on_close: CloseHandler, timeout_s: float = 5.0) -> Monitor:
-    """An open monitor on a QMP unix socket. Leaves nothing open when it fails or is cancelled.
-
-    Raises:
-        MonitorTimeout: no connection or no greeting in time. QMP serves one client: another may hold the socket.
-        MonitorClosed: the other side ended the connection.
-        ProtocolViolation: it speaks no QMP.
-        OSError: there is no such socket, or nobody listens on it.
-    """
-    connection = _socket()
-    monitor: Monitor | None = None
-    try:
-        async with asyncio.timeout(timeout_s):
-            await _connect_socket(connection, path)
-            loop = asyncio.get_running_loop()
-            _transport, monitor = await loop.create_unix_connection(
-                lambda: Monitor(on_event, on_close), sock=connection
-            )
-            await monitor.negotiate()
-    except BaseException as error:
-        if monitor is not None:
-            monitor.close()
-        connection.close()
-        if isinstance(error, TimeoutError):
-            message = f"{path}: no QMP greeting within {timeout_s:g} s; another client may be connected"
-            raise MonitorTimeout(message) from error
-        raise
-    return monitor
-
-
-def _socket() -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    connection.setblocking(False)  # noqa: FBT003
-    return connection
-
-
-async def _connect_socket(connection: socket.socket, path: Path) -> None:
-    """Connect, through the folder's descriptor where the path is longer than an address holds (unix(7): 107 bytes)."""
-    loop = asyncio.get_running_loop()
-    if len(os.fsencode(path)) <= _SUN_PATH_MAX_BYTES:
-        await loop.sock_connect(connection, str(path))
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        await loop.sock_connect(connection, f"/proc/self/fd/{folder}/{path.name}")
-    finally:
-        os.close(folder)
+        # QEMU sends what it still owes to the client before us to us, but all of it before the answer to this.
+        arguments = {"enable": ["oob"]} if self.runs_out_of_band else None
+        await self.execute("qmp_capabilities", arguments, timeout_s=3600.0)
+        self._negotiated = True

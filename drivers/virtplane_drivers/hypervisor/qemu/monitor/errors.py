@@ -3,10 +3,13 @@
 ::
 
     MonitorError
-    ├── CommandFailed        QEMU answered with an error; the connection is good
-    ├── MonitorTimeout       no answer in time; the command may still take effect, its late reply is dropped
-    └── MonitorClosed        the connection ended; nothing is known of the commands that waited
-        └── ProtocolViolation   the other side did not speak QMP; the connection was ended for it
+    ├── CommandFailed           QEMU answered with an error; the connection is good
+    ├── MonitorTimeout          no answer in time; the command may still take effect, its late reply is dropped
+    ├── OutOfBandNotOffered     this QEMU runs no command out of band; nothing was sent
+    ├── EventsLost              a queue of events was full; look at the state again
+    └── MonitorClosed           the connection ended; nothing is known of the commands that waited
+        ├── HungUp              by the other side: QEMU closed it, or died
+        └── ProtocolViolation   by this side: the other one did not speak QMP
 """
 
 
@@ -28,8 +31,20 @@ class MonitorTimeout(MonitorError):
     """No answer in time."""
 
 
+class OutOfBandNotOffered(MonitorError):
+    """The greeting named no `oob`: the monitor has no thread of its own in this QEMU."""
+
+
+class EventsLost(MonitorError):
+    """More events than a queue holds came before its reader took them; those before and after are in order."""
+
+
 class MonitorClosed(MonitorError):
     """The connection has ended."""
+
+
+class HungUp(MonitorClosed):
+    """The other side ended the connection. All that it sent before has been delivered."""
 
 
 class ProtocolViolation(MonitorClosed):
