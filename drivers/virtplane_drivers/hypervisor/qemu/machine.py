@@ -346,6 +346,11 @@ class Machine(FollowedMachine):
 
     async def _go_on_suspending(self, run: Run) -> None:
         """Whoever began it: look how far QEMU is, and finish."""
+        if self.record.intent is Intent.WAKING:
+            # A verb that wakes holds the lock: this one's agent was killed. The guest has not run; from the disk anew.
+            await run.end()
+            await self._conclude_if_dead()
+            return
         if self.record.intent is Intent.SUSPENDING:
             file = suspension.MemoryFile(Path(self.record.memory))
             try:

@@ -104,11 +104,22 @@ async def _finished(driver: QemuDriver, desired: Desired, case: Case) -> None:
         if seen.shut_down_asked_at is not None:
             await VERBS["shut_down"](driver, desired.uid)
         await driver.start(desired.uid)
-    elif case.verb == "start" or seen.power is not case.after:
+    elif case.verb == "start":
+        await _runs(driver, desired.uid)
+    elif seen.power is not case.after:
         await VERBS[case.verb](driver, desired.uid)
-    if case.after is PowerState.RUNNING and (await driver.observe(desired.uid)).power is PowerState.PAUSED:
-        await driver.resume(desired.uid)  # killed between the memory's end and the guest's going on
     assert (await driver.observe(desired.uid)).power is case.after
+
+
+async def _runs(driver: QemuDriver, uid: str) -> None:
+    """As an agent's passes do: by what is seen, and nothing that was remembered."""
+    async with asyncio.timeout(30):
+        while (seen := await driver.observe(uid)).power is not PowerState.RUNNING or seen.message:
+            if seen.power in (PowerState.STOPPED, PowerState.SUSPENDED):
+                await driver.start(uid)
+            elif seen.power is PowerState.PAUSED:
+                await driver.resume(uid)
+            await asyncio.sleep(0.05)
 
 
 async def _boots(driver: QemuDriver, desired: Desired) -> int:
@@ -126,7 +137,7 @@ async def _booted(driver: QemuDriver, desired: Desired, at_most: int) -> None:
 
 def _left(host: QemuHost, desired: Desired) -> list[str]:
     """All that there is of the machine but its disk."""
-    disk = f"{desired.uid}.img"
-    files = [path for path in host.folder.rglob("*") if desired.uid in str(path) and path.name != disk]
+    disk = (f"{desired.uid}.img", f"{desired.uid}.img.lock")
+    files = [path for path in host.folder.rglob("*") if desired.uid in str(path) and path.name not in disk]
     groups = Path("/sys/fs/cgroup").glob(f"*/virtplane/{desired.uid}")
     return [*map(str, files), *map(str, groups), *map(str, guest_processes(host.folder))]
