@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run smoke test test-long check bench fuzz-monitor setup system-packages cluster-binaries constraints clean
+.PHONY: help run smoke test test-long check bench bench-libvirt fuzz-monitor setup system-packages cluster-binaries constraints clean
 
 # The first of these that is new enough and runs; a shim of a version manager may exist and still not run.
 ifndef PYTHON
@@ -46,6 +46,9 @@ check: setup ## Linters, types, import rules, drift of the CRDs, the chart
 
 bench: setup system-packages cluster-binaries ## Measure; prints a table and writes build/bench.json
 	@$(IN_VENV) -m tests.bench
+
+bench-libvirt: setup system-packages ## Measure machines beside Debian's libvirt, as root; writes build/bench-libvirt.json
+	@$(IN_VENV) -m tests.bench.libvirt
 
 fuzz-monitor: setup ## A million random exchanges with QEMU's monitor; ARGS="--seed N --exchanges N" plays others
 	@$(IN_VENV) -m tests.drivers.qemu.monitor.fuzz $(ARGS)

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": ["oob"]}}
-DEADLINE_S = 5.0
+DEADLINE_S = 20.0
 
 
 def event(name: str, **data: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from virtplane_drivers.hypervisor.qemu.monitor.errors import (
     ProtocolViolation,
 )
 from virtplane_drivers.hypervisor.qemu.monitor.events import EventQueue
+from virtplane_drivers.hypervisor.qemu.monitor.negotiation import Negotiation
 from virtplane_drivers.hypervisor.qemu.monitor.outbox import Outbox
 from virtplane_drivers.hypervisor.qemu.monitor.wire import LineReader, Message, encoded
 
@@ -35,6 +36,8 @@ UNFINISHED_TIMEOUT_S = 60.0
 """From the first byte of a message to its last. A QEMU that was stopped in the middle is connected to again."""
 _READ_BYTES = 16 << 10
 """Of a buffer that is used again: asyncio.Protocol allocates 256 KiB for each read, which costs more than all else."""
+_NEGOTIATION_TIMEOUT_S = 3600.0
+"""`connect` has its own."""
 BROKEN_WRITE_GRACE_S = 1.0
 """A peer that takes no more bytes has nearly always closed: its last ones are read first."""
 
@@ -48,7 +51,6 @@ class Monitor(asyncio.BufferedProtocol):
     """An open QMP connection. Made by `connect`."""
 
     def __init__(self, connection: socket.socket, on_event: EventHandler, on_close: CloseHandler) -> None:
-        self.greeting: Message = {}
         self.dropped_replies = 0
         """Replies whose caller had gone, or whose id was never used."""
         self._on_event = on_event
@@ -60,8 +62,7 @@ class Monitor(asyncio.BufferedProtocol):
         self._commands = Commands(self._outbox.send)
         self._queues: set[EventQueue] = set()
         self._transport: asyncio.Transport | None = None
-        self._greeted: asyncio.Future[None] = self._loop.create_future()
-        self._negotiated = False
+        self._negotiation = Negotiation(self._ask_for_capabilities)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._end: MonitorClosed | None = None
 
@@ -71,9 +72,18 @@ class Monitor(asyncio.BufferedProtocol):
         return self._end is None
 
     @property
+    def greeting(self) -> Message:
+        """QEMU's own; empty before it came."""
+        return self._negotiation.greeting
+
+    @property
     def runs_out_of_band(self) -> bool:
         """Whether `execute_out_of_band` can be used."""
-        return "oob" in self.greeting.get("capabilities", ())
+        return self._negotiation.runs_out_of_band
+
+    async def opened(self) -> None:
+        """Wait until commands may be sent; `connect` calls it and limits its time."""
+        await self._negotiation.agreed
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -143,6 +153,11 @@ class Monitor(asyncio.BufferedProtocol):
         self._commands.submit(Command(name, number, payload, descriptor, lane, reply, timeout_s))
         return reply
 
+    def _ask_for_capabilities(self, arguments: Mapping[str, Any] | None) -> "asyncio.Future[Any]":
+        # QEMU sends what it still owes to the client before us to us, but all of it before the answer to this.
+        lane = self._commands.in_band
+        return self._submit(lane, "execute", "qmp_capabilities", arguments, _NEGOTIATION_TIMEOUT_S, None)
+
     # --- events -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -172,9 +187,7 @@ class Monitor(asyncio.BufferedProtocol):
         self._outbox.close()
         if self._transport is not None:
             self._transport.abort()
-        if not self._greeted.done():
-            self._greeted.set_exception(end)
-            self._greeted.exception()  # read by nobody when the connection ends before anyone waits
+        self._negotiation.end(end)
         self._commands.end(lambda command: type(end)(f"{command.name}: {end}"))
         for queue in self._queues:
             queue.end(end)
@@ -226,8 +239,8 @@ class Monitor(asyncio.BufferedProtocol):
             self._settle(message)
         elif "event" in message:
             self._tell(message)
-        elif "QMP" in message and not self._greeted.done():
-            self._greet(message["QMP"])
+        elif "QMP" in message:
+            self._negotiation.greet(message["QMP"])
         else:
             raise ProtocolViolation(f"neither reply nor event: {str(message)[:200]}")
 
@@ -235,7 +248,7 @@ class Monitor(asyncio.BufferedProtocol):
         number = message.get("id")
         command = self._commands.replied(number)
         if command is None:
-            if number is None and "error" in message and self._negotiated:
+            if number is None and "error" in message and self._negotiation.agreed.done():
                 # QEMU could not read a request as far as its id: any of those that wait may stay unanswered.
                 raise ProtocolViolation(f"QEMU could not read a request: {str(message['error'])[:200]}")
             self.dropped_replies += 1
@@ -260,12 +273,6 @@ class Monitor(asyncio.BufferedProtocol):
         for queue in self._queues:
             queue.put(event)
 
-    def _greet(self, greeting: object) -> None:
-        if not isinstance(greeting, dict) or not isinstance(greeting.get("capabilities", []), list):
-            raise ProtocolViolation(f"a malformed greeting: {str(greeting)[:200]}")
-        self.greeting = greeting
-        self._greeted.set_result(None)
-
     def _watch_unfinished(self, delivered: bool) -> None:  # noqa: FBT001
         why = "unfinished"
         if (delivered or not self._reader.held_bytes) and (timer := self._timers.pop(why, None)) is not None:
@@ -273,11 +280,3 @@ class Monitor(asyncio.BufferedProtocol):
         if self._reader.held_bytes and why not in self._timers:
             violation = ProtocolViolation(f"a message not finished within {UNFINISHED_TIMEOUT_S:g} s")
             self._finish_in(UNFINISHED_TIMEOUT_S, violation, why)
-
-    async def negotiate(self) -> None:
-        """Wait for the greeting and leave negotiation mode; `connect` calls it and limits its time."""
-        await self._greeted
-        # QEMU sends what it still owes to the client before us to us, but all of it before the answer to this.
-        arguments = {"enable": ["oob"]} if self.runs_out_of_band else None
-        await self.execute("qmp_capabilities", arguments, timeout_s=3600.0)
-        self._negotiated = True

@@ -1,0 +1,78 @@
+"""The bytes of a guest, of which nothing is believed, and the one message among them that is waited for.
+
+A guest answers late, to those who asked before us, or without having been asked. So each request begins with a
+guest-sync-delimited, whose answer begins with 0xFF, the byte that is in no UTF-8 text, and holds an id that was never
+used before: what is ahead of it is skipped unread, the line after it is the reply.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from virtplane_drivers.hypervisor.qemu.guest_agent.errors import AgentGarbage
+
+MAX_REPLY_BYTES = 4 << 20
+MAX_SKIPPED_BYTES = 8 << 20
+"""Ahead of the answer to a sync: two late replies of full length, or some 300,000 answers to former syncs."""
+
+_MAX_SYNC_BYTES = 128
+"""More than the pattern of a sync's answer can match."""
+
+
+class SyncFinder:
+    """Looks for the answer to one guest-sync-delimited."""
+
+    def __init__(self, sync_id: int, max_skipped_bytes: int = MAX_SKIPPED_BYTES) -> None:
+        # A pattern and no parser: a guest that floods is to cost little.
+        self._pattern = re.compile(rb'\xff\s{0,4}\{\s{0,4}"return"\s{0,4}:\s{0,4}%d\s{0,4}\}\s{0,4}\n' % sync_id)
+        self._max_skipped_bytes = max_skipped_bytes
+        self._skipped_bytes = 0
+        self._tail = b""
+
+    def feed(self, data: bytes) -> bool:
+        """Whether these bytes complete the answer.
+
+        Raises:
+            AgentGarbage: too much came, and not the answer.
+        """
+        text = self._tail + data
+        if self._pattern.search(text) is not None:
+            return True
+        self._tail = text[-_MAX_SYNC_BYTES:]
+        self._skipped_bytes += len(data)
+        if self._skipped_bytes > self._max_skipped_bytes:
+            raise AgentGarbage(f"{self._skipped_bytes} bytes, and no answer to guest-sync-delimited among them")
+        return False
+
+
+class ReplyReader:
+    """Takes the next line as a reply. For the bytes after a sync's answer."""
+
+    def __init__(self, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
+        self._max_reply_bytes = max_reply_bytes
+        self._parts: list[bytes] = []
+        self._held_bytes = 0
+
+    def feed(self, data: bytes) -> dict[str, Any] | None:
+        """The reply, when these bytes complete it; what is behind it is dropped.
+
+        Raises:
+            AgentGarbage: it is no reply, or longer than the cap.
+        """
+        line, newline, _behind = data.partition(b"\n")
+        self._parts.append(line)
+        self._held_bytes += len(line)
+        if self._held_bytes > self._max_reply_bytes:
+            raise AgentGarbage(f"a reply longer than {self._max_reply_bytes} bytes")
+        return _parsed(b"".join(self._parts)) if newline else None
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        reply = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise AgentGarbage(f"no JSON: {error}: {line[:200]!r}") from error
+    if not isinstance(reply, dict) or not ("return" in reply or "error" in reply):
+        raise AgentGarbage(f"no reply: {line[:200]!r}")
+    return reply
