@@ -50,7 +50,7 @@ class Reason(StrEnum):
     DISK_IN_USE = "DiskInUse"
     DISK_NOT_ATTACHABLE = "DiskNotAttachable"
     CLAIM_NOT_CONFIRMED = "ClaimNotConfirmed"
-    LOCK_RECORD_TOO_NEW = "LockRecordTooNew"
+    RECORD_TOO_NEW = "RecordTooNew"
     TOO_MANY_DISKS = "TooManyDisks"
     IO_ERROR = "IOError"
 
@@ -59,6 +59,8 @@ class Reason(StrEnum):
     LAUNCH_FAILED = "LaunchFailed"
     CPU_MODEL_REFUSED = "CpuModelRefused"
     MACHINE_TYPE_REFUSED = "MachineTypeRefused"
+    MEMORY_LEFT = "MemoryLeft"
+    MEMORY_STALE = "MemoryStale"
     NOT_DEFINED = "NotDefined"
     NOT_RUNNING = "NotRunning"
     NOT_SUPPORTED = "NotSupported"

@@ -21,6 +21,7 @@ from virtplane_api.kube.resources import (
     Object,
     Resource,
     is_being_deleted,
+    uid_of,
 )
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
 from virtplane_api.reconcile import ReconcileLoop
@@ -82,12 +83,17 @@ class Operator:
             tasks.create_task(self._resync(), name="resync")
 
     def _informer(self, resource: Resource) -> Informer:
+        uids: dict[Key, str] = {}
+
         def changed(key: Key) -> None:
-            obj = informer.objects.get(key)
+            obj, before = informer.objects.get(key), uids.pop(key, None)
+            known = self.store.get(resource, key)
+            # Only what this watch had and lost is gone: under the name may be a new object that it has not heard of.
+            if known is not None and uid_of(known) == before and (obj is None or uid_of(obj) != before):
+                self.store.remove(resource, known)
             if obj is not None:
+                uids[key] = uid_of(obj)
                 self.store.put(resource, obj)
-            elif (gone := self.store.get(resource, key)) is not None:
-                self.store.remove(resource, gone)
 
         informer = Informer(self._client, resource, changed)
         return informer

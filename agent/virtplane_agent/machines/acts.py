@@ -32,8 +32,10 @@ ASK_AGAIN = timedelta(seconds=10)
 """A guest that was still booting has not heard the first request to shut down."""
 IO_RETRY = timedelta(seconds=5)
 """A guest whose disk is full is let go on this often: it pauses again at once when it still is."""
+_SETTLED = timedelta(seconds=1)
 _SUSPENDING_S = 2.0
 _DISKS_AGAIN_S = 2.0
+_DISKS_LATER_S = 10.0
 
 Result = tuple[Outcome, Hindrance | None]
 GOES_ON: Result = (Done(), None)
@@ -91,7 +93,7 @@ class Acts:
         """
         if step is not Step.SHUT_DOWN:
             self._asked.pop(subject.uid, None)
-        if step is not Step.RESUME:
+        if step not in (Step.RESUME, Step.NONE):
             self._resumed_at.pop(subject.uid, None)
         return await self._acts[step](subject)
 
@@ -111,6 +113,14 @@ class Acts:
         machine, observed = subject.machine, subject.observed
         if subject.goal is Goal.STOPPED:
             self._restarts.forget(subject.uid)
+        resumed_at = self._resumed_at.get(subject.uid)
+        if resumed_at is not None and observed.power is PowerState.RUNNING:
+            # Its write is tried anew, and may fail again: that it runs is said once it has done so for a moment.
+            if timedelta(0) <= self._clock() - resumed_at < _SETTLED:
+                return Wait(_SETTLED.total_seconds(), "it may be held again"), Hindrance(
+                    Reason.RESUMING, "it was let go on, as its disk may be writable again", Progress.SETTLING
+                )
+            del self._resumed_at[subject.uid]
         if subject.goal is Goal.SUSPENDED and observed.power is not PowerState.SUSPENDED:
             return Done(), _NOTHING_TO_SUSPEND
         if not observed.exists:
@@ -138,7 +148,7 @@ class Acts:
         attachments = await self._disks.attachments(machine)
         if isinstance(attachments, Hindrance):
             # A volume that gets ready here wakes its machine; one of another host's does not.
-            return Wait(_DISKS_AGAIN_S, attachments.reason), attachments
+            return Wait(_again_s(attachments), attachments.reason), attachments
         desired = desired_machine(machine, self._cluster_id, attachments)
         unusable = [disk.name for disk in desired.disks if type(disk.attachment) not in endpoint.facts.attachments]
         if unusable:
@@ -174,7 +184,9 @@ class Acts:
             return GOES_ON
         attachments = await self._disks.attachments(subject.machine)
         if isinstance(attachments, Hindrance):
-            return Wait(_DISKS_AGAIN_S, attachments.reason), attachments
+            return Wait(_again_s(attachments), attachments.reason), attachments
+        # The newer token first: disks may have seen it already.
+        await subject.endpoint.driver.define(desired_machine(subject.machine, self._cluster_id, attachments))
         await subject.endpoint.driver.start(subject.uid)
         return Wait(0.0, "awake"), None
 
@@ -232,12 +244,12 @@ class Acts:
         asked_at = asked_at or now
         hindrance = None
         if known is None or now - known[1] >= ASK_AGAIN:
-            self._asked[uid] = (asked_at, now)
             try:
                 await driver.shut_down(uid)
             except Unresponsive as hung:
                 # Not a failure that backs off: the grace period of a machine that hangs ends like any other.
                 hindrance = Hindrance(hung.reason, str(hung))
+            self._asked[uid] = (asked_at, now)
         left = asked_at + grace - now
         return Wait(min(left, ASK_AGAIN).total_seconds(), "the guest shuts down"), hindrance
 
@@ -258,6 +270,11 @@ def _held(policy: str, reason: ExitReason) -> Hindrance:
     return Hindrance(
         reason.value, f"it ended by itself ({reason}), and restartPolicy is {policy}: {how}", Progress.HELD
     )
+
+
+def _again_s(hindrance: Hindrance) -> float:
+    """A disk that is being made is soon there; one that failed or is lost is a matter of minutes."""
+    return _DISKS_AGAIN_S if hindrance.reason == Reason.VOLUME_NOT_READY else _DISKS_LATER_S
 
 
 def _stalled(reason: str, message: str) -> Result:

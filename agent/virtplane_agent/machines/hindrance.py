@@ -15,6 +15,8 @@ class Progress(enum.Enum):
     """It is left as it is, as its own spec says."""
     BLOCKED = enum.auto()
     """Nothing is done to it, whatever is seen of it, until somebody acts."""
+    SETTLING = enum.auto()
+    """By itself; what is seen of it may not last, and is not yet believed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,8 @@ def _conditions(observed: Observed, power: PowerState, goal: Goal, hindrance: Hi
         status: Status = "Unknown" if power is PowerState.UNKNOWN else "False"
         ready = Condition("Ready", status, hindrance.reason, hindrance.message)
         return [ready, Condition("Stalled", "True", hindrance.reason, hindrance.message)]
+    if hindrance is not None and hindrance.progress is Progress.SETTLING:
+        return _reconciling(hindrance.reason, hindrance.message)
     if power is PowerState.UNKNOWN:
         reason, message = Reason.UNRESPONSIVE, observed.message or "the machine's hypervisor process does not answer"
         return [Condition("Ready", "Unknown", reason, message), Condition("Reconciling", "True", reason, message)]
@@ -92,7 +94,7 @@ def _conditions(observed: Observed, power: PowerState, goal: Goal, hindrance: Hi
         return _reconciling(*_in_between(power, goal))
     ready = Condition("Ready", "False", hindrance.reason, hindrance.message)
     match hindrance.progress:
-        case Progress.RECONCILING:
+        case Progress.RECONCILING | Progress.SETTLING:
             return [ready, Condition("Reconciling", "True", hindrance.reason, hindrance.message)]
         case Progress.STALLED | Progress.BLOCKED:
             return [ready, Condition("Stalled", "True", hindrance.reason, hindrance.message)]

@@ -35,6 +35,9 @@ from virtplane_operator.volumes.status import placed_status as placed_volume_sta
 from virtplane_operator.volumes.status import placement_of as volume_placement_of
 from virtplane_operator.world import AgentHealth, Store, Usage, demand_of
 
+_MAX_TOKEN_STEP = 10_000
+"""How far a token that a host has seen is believed: tokens grow by one, and cannot be taken back."""
+
 
 class MachineReconciler:
     """Passes over machines. `pending` are those that wait for a change of the world."""
@@ -93,7 +96,7 @@ class MachineReconciler:
     async def _watch_over(self, machine: Object) -> Outcome:
         placement = placement_of(machine)
         seen = (machine["status"].get("host") or {}).get("seenToken", 0)
-        if seen >= placement["token"]:
+        if placement["token"] <= seen <= placement["token"] + _MAX_TOKEN_STEP:
             note = f"its host has seen token {seen}: placed anew on {placement['hypervisor']} above it"
             await self._apply(machine, placed_status(machine, {**placement, "token": seen + 1}))
             self._events.record(machine, reason=Reason.STALE_TOKEN, action="Placing", note=note, type_="Warning")

@@ -53,7 +53,7 @@ async def test_a_machine_is_suspended_and_goes_on_from_there_without_a_new_start
     assert conditions(await agent.status()) == {"Ready": ("True", "Suspended")}
     agent.clock.advance(3600)
     agent.given(vm())
-    assert await looks(agent, uid) == ["start"]  # and never defined anew: its memory fits the machine of then
+    assert await looks(agent, uid) == ["define", "start"]  # what is defined now is of its next boot
     assert agent.world.machines[uid].started_at == before
     assert conditions(await agent.status()) == {"Ready": ("True", "Running")}
 
@@ -64,7 +64,7 @@ async def test_a_suspended_machine_that_is_to_be_stopped_wakes_so_that_its_guest
     uid = await started(agent)
     agent.world.suspend(uid)
     agent.given(vm(power_state="Stopped"))
-    assert await looks(agent, uid) == ["start", "shut_down"]
+    assert await looks(agent, uid) == ["define", "start", "shut_down"]
 
 
 async def test_a_suspended_machine_without_a_grace_period_gives_its_memory_up_to_be_stopped(
@@ -85,7 +85,7 @@ async def test_without_a_grace_period_a_suspended_machine_still_wakes_to_run(age
     uid = await started(agent)
     agent.world.suspend(uid)
     agent.given(vm(terminationGracePeriodSeconds=0))
-    assert await looks(agent, uid) == ["start"]
+    assert await looks(agent, uid) == ["define", "start"]
     assert agent.world.machines[uid].power is PowerState.RUNNING
 
 

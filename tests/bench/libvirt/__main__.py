@@ -1,10 +1,12 @@
 """`make bench-libvirt`: our driver beside Debian's libvirt and the bare QEMU, in turns, with the same machine.
 
-Prints a table and writes build/bench-libvirt.json (flat keys). Both sides: a monitor that answers when a start returns,
-a Unix user and cgroups for each machine, QEMU's sandbox, the console in a file. Ours does more: a record and a lock of
-the disk that are durable (three fsyncs before QEMU runs), hard memory limits, and its `destroy` leaves no files of the
-machine, where theirs is a power-off. Theirs does more: it asks a new QEMU about its devices before it lets it go on,
-and writes a file with a key; it uses more hierarchies of cgroups.
+Prints a table and writes build/bench-libvirt.json (flat keys). Done by both: a monitor that answers when a start
+returns, a Unix user and cgroups for each machine, QEMU's sandbox, the console in a file. By ours only: a record of
+the machine and a lock of its disk that are durable (three fsyncs before QEMU runs), hard memory limits, and a
+`destroy` that leaves no file of the machine, where theirs is a power-off of one that stays defined. By theirs only:
+questions to a new QEMU about its devices before it may go on, a file with a key, a cgroup for each kind of thread.
+Left out of theirs: a private /dev for each machine, and virtlogd between QEMU and its log, both of which libvirt does
+unless it is told not to.
 """
 
 import json

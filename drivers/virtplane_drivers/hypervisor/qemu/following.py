@@ -53,6 +53,7 @@ class FollowedMachine(abc.ABC):
         """Held by a verb, and by the worker while it concludes: one writer of the record at a time."""
         self._worker: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._news = False
 
     @property
     def folder(self) -> Path:
@@ -69,6 +70,8 @@ class FollowedMachine(abc.ABC):
         process = find(identity) if identity is not None else None
         if process is not None:
             self._follow(process)
+            if record.memory and record.intent is Intent.RUNNING:
+                await self._discard_memory()
             if record.process is None:
                 intent = record.intent if record.intent in BETWEEN else Intent.RUNNING
                 await self._write(intent=intent, process=process.identity, started_at=datetime.now(UTC))
@@ -91,9 +94,15 @@ class FollowedMachine(abc.ABC):
 
     def _follow(self, process: GuestProcess) -> None:
         socket_path = run_folder(self._site.runtime_folder, self.record.uid, self.record.incarnation) / MONITOR
-        self._run = Run(process, socket_path, self._wake.set)
+        self._run = Run(process, socket_path, self._heard)
+        self._wake.set()  # a worker that waits without a run would not notice this one's death
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name=f"machine {self.record.uid}")
+
+    def _heard(self) -> None:
+        """QEMU or the kernel said something."""
+        self._news = True
+        self._wake.set()
 
     def _unfollow(self) -> None:
         if self._run is not None:
@@ -112,6 +121,7 @@ class FollowedMachine(abc.ABC):
                 for wait in waits:
                     wait.cancel()
             self._wake.clear()
+            before = self.record
             try:
                 async with self._acting:
                     await self._conclude_if_dead()
@@ -122,7 +132,10 @@ class FollowedMachine(abc.ABC):
             except Exception:  # noqa: BLE001  # this machine is looked at again; the others never notice
                 _log.exception("machine %s: following its run failed", self.record.uid)
                 await asyncio.sleep(1.0)
-            self._on_change(self.record.uid)
+            if self._news or self.record is not before:
+                # Only then: a hint brings a pass, which looks, which wakes this worker.
+                self._news = False
+                self._on_change(self.record.uid)
 
     async def _let_quit_if_ended(self, run: Run) -> None:
         """A QEMU that is paused as its guest is over: the exit is written, then it may go too."""
@@ -133,8 +146,10 @@ class FollowedMachine(abc.ABC):
                 return
             if state not in END_CAUSES:
                 return
-            await self._write_exit(Death(datetime.now(UTC), END_CAUSES[state]))
-        if self.record.intent is Intent.STOPPED:  # also when the one who wrote the exit was killed after that
+            # One that leaves on a signal passes through the same state, but has said so before.
+            await self._write_exit(Death(datetime.now(UTC), run.cause or END_CAUSES[state]))
+        # Also when the one who wrote the exit, or that it powers off, was killed then: a verb would hold the lock.
+        if self.record.intent in (Intent.STOPPED, Intent.POWERING_OFF):
             await run.end()
             await self._conclude_if_dead()
 
@@ -173,18 +188,23 @@ class FollowedMachine(abc.ABC):
     async def _write_exit(self, death: Death) -> None:
         record = self.record
         last_exit = exit_of(record, death)
-        if record.memory:
-            await asyncio.to_thread(MemoryFile(Path(record.memory)).discard)
         await self._write(
             intent=Intent.STOPPED,
             process=None if self._run is None or not self._run.is_alive else record.process,
             started_at=None,
-            memory="",
             last_exit=last_exit,
             ended_by_itself=last_exit.reason not in ENDED_AS_ASKED,
         )
+        if record.memory:
+            await self._discard_memory()
+
+    async def _discard_memory(self) -> None:
+        """The file first: a record without it would leave the guest's memory in the pool for ever."""
+        if self.record.memory:
+            await asyncio.to_thread(MemoryFile(Path(self.record.memory)).discard)
+            await self._write(memory="")
 
     async def _write(self, **changes: Any) -> None:
         record = replace(self.record, **changes)
-        await asyncio.to_thread(self._records.write, record)
+        await self._records.run(self._records.write, record)
         self.record = record

@@ -42,11 +42,13 @@ class Grants:
 
 
 @contextmanager
-def granted(definition: Definition, serial_log: Path, owner: DiskOwner, *, claims_confirmed: bool) -> Iterator[Grants]:
+def granted(
+    definition: Definition, serial_log: Path, owner: DiskOwner, *, claims_confirmed: bool, is_waking: bool = False
+) -> Iterator[Grants]:
     """Locks and opens everything for the length of the block: a process that was started in it holds its own copies.
 
     Raises:
-        Unavailable, StaleToken: see `lock_disk`.
+        Unavailable, StaleToken, Refused: see `lock_disk`.
         OSError: a file cannot be opened.
     """
     with ExitStack() as stack:
@@ -56,7 +58,7 @@ def granted(definition: Definition, serial_log: Path, owner: DiskOwner, *, claim
             return descriptor
 
         locks = tuple(
-            kept(lock_disk(Path(disk.path), owner, claim_is_confirmed=claims_confirmed))
+            kept(lock_disk(Path(disk.path), owner, claim_is_confirmed=claims_confirmed, is_waking=is_waking))
             for disk in definition.disks
             if disk.type is DiskType.DISK
         )

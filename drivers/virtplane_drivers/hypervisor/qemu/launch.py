@@ -15,6 +15,7 @@ from virtplane_drivers.hypervisor.qemu.grants import granted
 from virtplane_drivers.hypervisor.qemu.output import QEMU_LOG, SERIAL_LOG
 from virtplane_drivers.hypervisor.qemu.process import spawn
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record
+from virtplane_drivers.hypervisor.qemu.suspension import MemoryFile
 
 MONITOR = "monitor"
 
@@ -50,19 +51,21 @@ def launch(record: Record, site: LaunchSite, machine_folder: Path, *, claims_con
     Its monitor listens already: nobody need wait for a socket to appear.
 
     Raises:
-        Unavailable, StaleToken: a disk may not be used, see `disk_locks`.
+        Unavailable, StaleToken, Refused: a disk may not be used, see `disk_locks`.
         OSError: QEMU cannot be executed, or a file or folder cannot be used.
     """
     definition = record.running
     assert definition is not None  # noqa: S101  # `start` looked
+    is_waking = record.intent is Intent.WAKING
+    grants_of_run = granted(
+        definition,
+        machine_folder / SERIAL_LOG,
+        _owner(record, site),
+        claims_confirmed=claims_confirmed,
+        is_waking=is_waking,
+    )
     folder = run_folder(site.runtime_folder, record.uid, record.incarnation)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (
-        granted(
-            definition, machine_folder / SERIAL_LOG, _owner(record, site), claims_confirmed=claims_confirmed
-        ) as grants,
-        contextlib.closing(_listen(folder)) as listener,
-    ):
+    with grants_of_run as grants, contextlib.closing(_listen(folder)) as listener:
         run = Run(
             uid=record.uid,
             incarnation=record.incarnation,
@@ -70,7 +73,7 @@ def launch(record: Record, site: LaunchSite, machine_folder: Path, *, claims_con
             state_id=site.state_id,
             monitor_fd=listener.fileno(),
             grants=grants,
-            is_waking=record.intent is Intent.WAKING,
+            is_waking=is_waking,
         )
         argv = argv_of(definition, run)
         child = spawn(
@@ -95,11 +98,18 @@ def _owner(record: Record, site: LaunchSite) -> DiskOwner:
         machine=f"{record.namespace}/{record.name}",
         token=record.owner.token,
         hypervisor=site.hypervisor,
+        incarnation=_booted(record),
     )
+
+
+def _booted(record: Record) -> str:
+    """A run that wakes goes on as the one whose memory it reads: its guest does not boot."""
+    return MemoryFile(Path(record.memory)).incarnation if record.intent is Intent.WAKING else record.incarnation
 
 
 def _listen(folder: Path) -> socket.socket:
     """A socket bound through the folder's descriptor: an address holds 107 bytes (unix(7)), a path may be longer."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -22,6 +23,7 @@ from virtplane_drivers.errors import DriverError, LaunchFailed, Refused, Unavail
 from virtplane_drivers.hypervisor.contract import Exit, Observed
 from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, limits_of
+from virtplane_drivers.hypervisor.qemu.definition import Definition
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN, FollowedMachine
 from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear_runs, launch
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
@@ -30,6 +32,8 @@ from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import Run
 from virtplane_drivers.hypervisor.qemu.run_states import Meaning, meaning_of
+
+_log = logging.getLogger(__name__)
 
 GREETING_TIMEOUT_S = 30.0
 """Of a start: a busy host takes its time, and a process that ends is noticed at once."""
@@ -59,21 +63,21 @@ class Machine(FollowedMachine):
     async def observe(self) -> Observed:
         """What QEMU says now, or that it says nothing."""
         while True:
-            if self._run is not None and not self._run.is_alive:
-                # It died a moment ago: never shown as off before its exit is known.
-                async with self._acting:
-                    await self._conclude_if_dead()
             run = self._run
-            if run is None:
-                return self._at_rest(self.record)
             try:
+                if run is not None and not run.is_alive:
+                    # It died a moment ago: never shown as off before its exit is known.
+                    async with self._acting:
+                        await self._conclude_if_dead()
+                    run = self._run
+                if run is None:
+                    return self._at_rest(self.record)
                 return await self._as_qemu_says(run, await run.state())
             except (MonitorError, OSError) as error:
-                if run.is_alive:
-                    message = f"QEMU (pid {run.process.identity.pid}): {error}"
-                    return replace(
-                        self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN, message=message
-                    )
+                if run is None or run.is_alive or not isinstance(error, MonitorError):
+                    where = f"QEMU (pid {run.process.identity.pid})" if run is not None else "its record"
+                    seen = replace(self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN)
+                    return replace(seen, message=f"{where}: {error}")
 
     def _at_rest(self, record: Record) -> Observed:
         suspended = record.intent is Intent.SUSPENDED
@@ -164,7 +168,13 @@ class Machine(FollowedMachine):
 
         async def locked() -> None:
             async with self._acting:
-                await act
+                try:
+                    await act
+                except OSError as error:
+                    message = f"the host's files cannot be used: {error}"
+                    raise Unavailable(message, reason=Reason.STORAGE_ERROR, retry_after_s=10.0) from error
+                except MonitorError as error:
+                    raise Unresponsive(str(error)) from error
 
         task = asyncio.create_task(locked(), name=f"verb of machine {self.record.uid}")
         self._acts.add(task)
@@ -183,6 +193,7 @@ class Machine(FollowedMachine):
         elif record.definition is None:
             raise Refused(f"machine {record.uid} is not defined", reason=Reason.NOT_DEFINED)
         else:
+            await self._refuse_if_memory_is_left(record.definition)
             # One write: with a part of it only, a request for a restart could be taken for handled before it is.
             await self._start_process(
                 Intent.STARTING,
@@ -192,10 +203,19 @@ class Machine(FollowedMachine):
                 restarts=record.restarts + record.ended_by_itself,
             )
 
+    async def _refuse_if_memory_is_left(self, definition: Definition) -> None:
+        left = await asyncio.to_thread(suspension.left_over, definition, self.record.uid, self.folder)
+        if left is not None:
+            message = (
+                f"a suspended memory of this machine, which no record knows, lies at {left}: booting would lose it"
+            )
+            raise Refused(f"{message}; remove the file to boot from the disk", reason=Reason.MEMORY_LEFT)
+
     async def _start_process(self, intent: Intent, **changes: Any) -> None:
         """A process of a new incarnation: booting, or reading the memory that was written."""
         before = self.record
-        user = before.user if before.user is not None else self._choose_user(before.uid)
+        chosen = self._choose_user(before.uid)
+        user = before.user if before.user is not None and chosen is not None else chosen
         changes |= {"user": user, "intent": intent, "incarnation": uuid.uuid4().hex[:8]}
         await self._write(process=None, started_at=None, **changes)
         try:
@@ -236,6 +256,7 @@ class Machine(FollowedMachine):
             ended_by_itself=before.ended_by_itself,
             restarts=before.restarts,
         )
+        await asyncio.to_thread(clear_runs, self._site.runtime_folder, before.uid)
 
     async def _greet(self, launched: Launched) -> None:
         """Wait until QEMU runs the guest, or has said why not."""
@@ -259,9 +280,9 @@ class Machine(FollowedMachine):
             await run.end()
             hint = "; to give its memory up, set powerState Stopped with terminationGracePeriodSeconds 0"
             raise self._launch_failed(launched, "the suspended machine cannot go on", f"{error}{hint}") from error
-        # The memory is the guest's from here on: it must be gone before the disks change, or it could be read again.
-        await self._write(intent=Intent.RUNNING, memory="")
-        await asyncio.to_thread(file.discard)
+        # The memory is the guest's from here on, and never read again; its file is gone before the disks change.
+        await self._write(intent=Intent.RUNNING)
+        await self._discard_memory()
         await run.command("cont")
 
     def _launch_failed(self, launched: Launched, what: str, why: str) -> LaunchFailed:
@@ -280,8 +301,11 @@ class Machine(FollowedMachine):
 
     async def _shut_down(self) -> None:
         run = self._run
-        if run is None or not run.is_alive or self.record.intent in BETWEEN:
+        if run is None or not run.is_alive:
             return
+        if self.record.intent in BETWEEN:
+            # The guest is held, and hears nothing; its time to shut down does not begin before it does.
+            raise Unavailable("its memory is being written or read", reason=Reason.SUSPENDING, retry_after_s=1.0)
         if self.record.shut_down_asked_at is None:
             await self._write(shut_down_asked_at=datetime.now(UTC))
         try:
@@ -292,27 +316,35 @@ class Machine(FollowedMachine):
             raise Unresponsive(f"the guest cannot be asked to shut down: {error}") from error
 
     async def _power_off(self) -> None:
-        run = self._run
-        if run is not None:
-            if run.is_alive:
-                if self.record.intent is not Intent.STOPPED:  # else the guest is over, and its exit is written
-                    await self._write(intent=Intent.POWERING_OFF)
-                await run.end()
-            await self._conclude_if_dead()
+        await self._end_run()
+        await self._conclude_if_dead()
         if self.record.memory:
-            await asyncio.to_thread(suspension.MemoryFile(Path(self.record.memory)).discard)
             given_up = Exit(ExitReason.POWERED_OFF, datetime.now(UTC), "its suspended memory was given up")
             exit_ = given_up if self.record.intent is Intent.SUSPENDED else self.record.last_exit
-            await self._write(intent=Intent.STOPPED, memory="", last_exit=exit_)
+            await self._write(intent=Intent.STOPPED, last_exit=exit_)
+            await self._discard_memory()
         if self.record.ended_by_itself:
             await self._write(ended_by_itself=False)
 
+    async def _end_run(self) -> None:
+        run = self._run
+        if run is None or not run.is_alive:
+            return
+        if self.record.intent is not Intent.STOPPED:  # else the guest is over, and its exit is written
+            try:
+                await self._write(intent=Intent.POWERING_OFF)
+            except OSError as error:  # a full disk must not keep a machine running
+                _log.warning("machine %s is powered off without a record of it: %s", self.record.uid, error)
+        await run.end()
+
     async def _destroy(self) -> None:
-        await self._power_off()
+        await self._end_run()
         await self._stop_following()
         uid = self.record.uid
         await asyncio.to_thread(clear_runs, self._site.runtime_folder, uid)
-        await asyncio.to_thread(self._records.remove, uid)
+        if self.record.memory:
+            await asyncio.to_thread(suspension.MemoryFile(Path(self.record.memory)).discard)
+        await self._records.run(self._records.remove, uid)
         self._hierarchies.remove(uid)
 
     # --- suspension ---------------------------------------------------------------------------------------------------
@@ -324,13 +356,19 @@ class Machine(FollowedMachine):
         if self._suspend_failure:
             failure, self._suspend_failure = self._suspend_failure, ""
             raise self._not_suspended(failure)
-        if record.intent is not Intent.RUNNING or record.running is None:
+        if record.running is None:
+            raise self._not_suspended("the machine's record was lost; restart it once (spec.restartedAt)")
+        if record.intent is not Intent.RUNNING:
             self._wake.set()
             return
-        file = suspension.memory_file(record.running, record.uid, self.folder)
         try:
+            file = await asyncio.to_thread(
+                suspension.memory_file, record.running, record.uid, record.incarnation, self.folder
+            )
             # An older one must not be taken for the one being written, should we be killed before that is whole.
             await asyncio.to_thread(file.discard)
+            if lacking := await asyncio.to_thread(suspension.missing_space, record.running, file.path.parent):
+                raise self._not_suspended(lacking)
         except OSError as error:
             raise self._not_suspended(str(error)) from error
         await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
@@ -367,14 +405,21 @@ class Machine(FollowedMachine):
                 self._suspend_failure = why or f"QEMU's migration is in state {status}"
                 await self._abandon_suspension(file)
                 return
-            await asyncio.to_thread(file.publish)
-            await self._write(intent=Intent.SUSPENDED)
+            try:
+                await asyncio.to_thread(file.publish)
+            except OSError as error:
+                # Never tried again: the kernel tells of a lost write once, and the next fsync would succeed.
+                self._suspend_failure = str(error)
+                await self._abandon_suspension(file)
+                return
+            await self._write(intent=Intent.SUSPENDED, shut_down_asked_at=None)
         if self.record.intent is Intent.SUSPENDED:
             await run.end()
             await self._conclude_if_dead()
 
     async def _abandon_suspension(self, file: suspension.MemoryFile) -> None:
         """The guest runs on."""
+        await self._write(intent=Intent.RUNNING)
         await asyncio.to_thread(file.discard)
-        await self._write(intent=Intent.RUNNING, memory="")
+        await self._write(memory="")
         await self._hold("cont")

@@ -4,6 +4,7 @@
 was rebooted, or it died.
 """
 
+import asyncio
 import dataclasses
 import enum
 import hashlib
@@ -12,15 +13,21 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat, DiskType, ExitReason
+from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Exit, Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
 from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +78,7 @@ class Record:
     user: int | None = None
     """The Unix user that its processes run as; None: the agent's own."""
     memory: str = ""
-    """While Suspending, Suspended and Waking: the path of the memory's file."""
+    """The path of the memory's file, from before it is made until after it is removed."""
 
 
 class TornRecord(Exception):
@@ -83,6 +90,11 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="records")
+
+    async def run(self, work: Callable[[T], None], argument: T) -> None:
+        """`write` or `remove`, in threads of its own: a pool that hangs keeps no record from being written."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, work, argument)
 
     def machine_folder(self, uid: str) -> Path:
         """Everything of one machine."""
@@ -104,6 +116,7 @@ class Records:
 
         Raises:
             TornRecord: it was moved to `record.torn`.
+            Refused: it is of a newer version.
         """
         path = self.machine_folder(uid) / _FILE
         try:
@@ -157,6 +170,9 @@ def _to_json(record: Record) -> dict[str, Any]:
 
 
 def _from_json(values: dict[str, Any]) -> Record:
+    if isinstance(values["format"], int) and values["format"] > FORMAT:
+        message = f"the record of machine {values.get('uid')} is of a newer version of this agent; upgrade it again"
+        raise Refused(message, reason=Reason.RECORD_TOO_NEW)
     if values["format"] not in _READABLE:
         raise ValueError(f"format {values['format']}, this version reads {sorted(_READABLE)}")
     last_exit, process = values["last_exit"], values["process"]

@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 
 _GUEST = "guest="
 _TOKEN = re.compile(r"[0-9]{1,16}")
+_NAME = re.compile(r"[0-9a-z][-0-9a-z.]{0,252}")
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 """It names a folder: nothing of a path may be in it."""
 
@@ -74,7 +75,8 @@ def _marker(words: list[str], state_id: str) -> Record | None:
     if len(parts) != 8 or parts[:2] != [MARKER, state_id]:
         return None
     cluster_id, token, namespace, machine, uid, incarnation = parts[2:]
-    if not _TOKEN.fullmatch(token) or not _UID.fullmatch(uid):
+    words_are_names = all(_NAME.fullmatch(word) for word in (cluster_id, namespace, machine, incarnation))
+    if not words_are_names or not _TOKEN.fullmatch(token) or not _UID.fullmatch(uid):
         return None
     return Record(
         uid=uid,

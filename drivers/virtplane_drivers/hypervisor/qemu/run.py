@@ -60,7 +60,11 @@ class Run:
         Raises:
             MonitorError, OSError: no answer.
         """
-        return str((await self.command("query-status"))["status"])
+        answer = await self.command("query-status")
+        # A guest that broke into its QEMU may answer anything, and must still be one that can be ended.
+        if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
+            raise MonitorError(f"query-status: no state in {str(answer)[:100]}")
+        return str(answer["status"])
 
     async def io_error(self) -> str:
         """Which disks cannot be used, in words for people.
@@ -68,12 +72,14 @@ class Run:
         Raises:
             MonitorError, OSError: no answer.
         """
+        answer = await self.command("query-block")
+        devices = [device for device in answer if isinstance(device, dict)] if isinstance(answer, list) else []
         troubles = [
-            f"disk {_disk_name(str(device.get('qdev', '')))}: {_IO_STATES[device['io-status']]}"
-            for device in await self.command("query-block")
-            if device.get("io-status", "ok") in _IO_STATES
+            f"disk {_disk_name(str(device.get('qdev', '')))}: {_IO_STATES[str(device.get('io-status'))]}"
+            for device in devices
+            if str(device.get("io-status")) in _IO_STATES
         ]
-        return "; ".join(troubles) or "a disk cannot be used"
+        return "; ".join(troubles)[:1000] or "a disk cannot be used"
 
     async def end(self) -> None:
         """End the process: QEMU is asked first, as it may have writes to finish; then it is killed.

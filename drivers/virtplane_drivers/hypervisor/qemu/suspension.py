@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from virtplane_api.vocabulary import DiskType
-from virtplane_drivers.hypervisor.qemu.definition import Definition
+from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.disk_locks import booted_incarnation
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor
 
 UNDER_WAY = frozenset({"setup", "active", "device", "pre-switchover", "cancelling", "wait-unplug"})
@@ -20,7 +21,9 @@ UNDER_WAY = frozenset({"setup", "active", "device", "pre-switchover", "cancellin
 
 _FD_NAME = "memory"
 _COMMAND_TIMEOUT_S = 10.0
-_READ_TIMEOUT_S = 90.0
+_READ_TIMEOUT_S = 60.0
+_SLOWEST_BYTES_PER_S = 10 << 20
+_SPARE_MIB = 64
 
 
 class SuspensionError(Exception):
@@ -29,9 +32,14 @@ class SuspensionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MemoryFile:
-    """Where one machine's memory goes."""
+    """Where the memory of a machine goes: `<uid>.<incarnation of the run that booted>.memory`."""
 
     path: Path
+
+    @property
+    def incarnation(self) -> str:
+        """The run that booted: only over disks that nobody had since it may be read."""
+        return self.path.name.split(".")[-2]
 
     @property
     def partial(self) -> Path:
@@ -53,11 +61,40 @@ class MemoryFile:
             _sync(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def memory_file(definition: Definition, uid: str, machine_folder: Path) -> MemoryFile:
-    """Beside the first disk that can be written; of a machine without one, among its records."""
-    disks = (Path(disk.path) for disk in definition.disks if disk.type is DiskType.DISK)
-    first = next(disks, None)
-    return MemoryFile((first.parent if first is not None else machine_folder) / f"{uid}.memory")
+def memory_file(definition: Definition, uid: str, incarnation: str, machine_folder: Path) -> MemoryFile:
+    """Beside the first disk that can be written; of a machine without one, among its records. Blocking.
+
+    Named by the run that booted, which the disk's lock knows; `incarnation` is used where there is no such disk.
+
+    Raises:
+        OSError: the disk's lock cannot be read.
+    """
+    if (disk := _first_writable(definition)) is not None:
+        incarnation = booted_incarnation(Path(disk.path)) or incarnation
+    return MemoryFile(_folder(definition, machine_folder) / f"{uid}.{incarnation}.memory")
+
+
+def left_over(definition: Definition, uid: str, machine_folder: Path) -> Path | None:
+    """A memory that lies where the machine's goes: of a record that was lost, or of another host. Blocking."""
+    return next(_folder(definition, machine_folder).glob(f"{uid}.*.memory"), None)
+
+
+def missing_space(definition: Definition, folder: Path) -> str:
+    """How much room the memory lacks in the folder, in words; empty when it fits. Blocking."""
+    facts = os.statvfs(folder)
+    free_mib = facts.f_bavail * facts.f_frsize >> 20
+    if free_mib > definition.memory_mib + _SPARE_MIB:
+        return ""
+    return f"it takes up to {definition.memory_mib + _SPARE_MIB} MiB in {folder}, where {free_mib} MiB are free"
+
+
+def _folder(definition: Definition, machine_folder: Path) -> Path:
+    disk = _first_writable(definition)
+    return Path(disk.path).parent if disk is not None else machine_folder
+
+
+def _first_writable(definition: Definition) -> DiskDefinition | None:
+    return next((disk for disk in definition.disks if disk.type is DiskType.DISK), None)
 
 
 async def begin_to_write(monitor: Monitor, file: MemoryFile) -> None:
@@ -87,15 +124,16 @@ async def read(monitor: Monitor, file: MemoryFile) -> None:
     capabilities = [{"capability": "events", "state": True}]
     await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities}, timeout_s=_COMMAND_TIMEOUT_S)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    timeout_s = _READ_TIMEOUT_S + (await asyncio.to_thread(file.path.stat)).st_size / _SLOWEST_BYTES_PER_S
     with monitor.events("MIGRATION") as news:
         await _with_descriptor(monitor, file.path, flags, "migrate-incoming", {"uri": f"fd:{_FD_NAME}"})
         try:
-            async with asyncio.timeout(_READ_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 while (status := str((await news.get())["data"]["status"])) != "completed":
                     if status in ("failed", "cancelled"):
                         raise SuspensionError(f"{file.path}: QEMU could not read it")
         except TimeoutError as error:
-            raise SuspensionError(f"{file.path}: not read within {_READ_TIMEOUT_S:g} s") from error
+            raise SuspensionError(f"{file.path}: not read within {timeout_s:.0f} s") from error
 
 
 async def progress(monitor: Monitor) -> tuple[str, str]:

@@ -16,6 +16,7 @@ UIDS = 100_000_000
 _MAX_STEPS = 64
 
 _KVM = Path("/dev/kvm")
+_SETGID_SETUID = 1 << 6 | 1 << 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Users:
 
 def find_users() -> Users:
     """Whether this process may change users to such numbers: as root, in a user namespace that maps them."""
-    if os.geteuid() != 0:
+    if not _may_change_users():
         return Users(are_own=False, missing="guests run as the agent's own user: start the agent as root")
     for line in Path("/proc/self/uid_map").read_text().splitlines():
         first, _outside, length = (int(word) for word in line.split())
@@ -47,6 +48,13 @@ def find_users() -> Users:
             return Users(are_own=True)
     message = f"guests run as root: this user namespace maps no users from {FIRST_UID} on"
     return Users(are_own=False, missing=message)
+
+
+def _may_change_users() -> bool:
+    """Whether this process has CAP_SETGID and CAP_SETUID (capabilities(7)): root in a container may lack them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    return effective & _SETGID_SETUID == _SETGID_SETUID
 
 
 def groups_for(accelerator: str) -> list[int]:

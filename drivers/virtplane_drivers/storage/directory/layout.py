@@ -30,6 +30,7 @@ from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.attachment import LOCK_SUFFIX
 from virtplane_drivers.errors import Refused, Unavailable
+from virtplane_drivers.open_file_lock import hold
 
 SECTOR_BYTES = 512
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,62}")
@@ -177,10 +178,28 @@ def begin_work(pool: Path, uid: str) -> WorkFile:
 def remove(folder_fd: int, uid: str) -> None:
     """Removes the volume and all work on it, also that of other agents: their jobs then end with nothing."""
     made = [volume_name(uid, disk_format) for disk_format in DiskFormat]
-    # Partial files first: a job of another agent could otherwise make the volume again in between.
-    for name in [*leftovers(folder_fd, uid), *made, *(f"{name}{LOCK_SUFFIX}" for name in made)]:
-        _unlink(folder_fd, name)
-    os.fsync(folder_fd)
+    locks = [f"{name}{LOCK_SUFFIX}" for name in made]
+    with contextlib.ExitStack() as stack:
+        for name in locks:
+            _hold_unused(folder_fd, name, stack)
+        # Partial files first: a job of another agent could otherwise make the volume again in between.
+        for name in [*leftovers(folder_fd, uid), *made, *locks]:
+            _unlink(folder_fd, name)
+        os.fsync(folder_fd)
+
+
+def _hold_unused(folder_fd: int, name: str, stack: contextlib.ExitStack) -> None:
+    """Hold a volume's lock, if there is one, until its files are gone: nothing is removed under a guest."""
+    try:
+        lock_fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
+    except OSError:  # none, or something odd under its name, which nobody can have locked
+        return
+    stack.callback(os.close, lock_fd)
+    try:
+        hold(lock_fd)
+    except BlockingIOError as error:
+        message = f"{name.removesuffix(LOCK_SUFFIX)} is in use by a process that runs; it is removed when that ends"
+        raise Unavailable(message, reason=Reason.DISK_IN_USE, retry_after_s=10.0) from error
 
 
 def _remove_abandoned(folder_fd: int, uid: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from virtplane_drivers.hypervisor.qemu.guest_agent import GuestAgent, connect
+from virtplane_drivers.hypervisor.qemu.guest_agent.client import SYNC_TIMEOUT_S
 
 DEADLINE_S = 20.0
 
@@ -68,7 +69,7 @@ class ScriptedAgent:
 
 
 @asynccontextmanager
-async def channel(folder: Path, sync_timeout_s: float = DEADLINE_S) -> AsyncIterator[tuple[GuestAgent, ScriptedAgent]]:
+async def channel(folder: Path, sync_timeout_s: float = SYNC_TIMEOUT_S) -> AsyncIterator[tuple[GuestAgent, ScriptedAgent]]:
     """A client and its guest."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.setblocking(False)  # noqa: FBT003

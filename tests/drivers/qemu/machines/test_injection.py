@@ -21,7 +21,7 @@ from virtplane_drivers.hypervisor.qemu.launch import MONITOR, _listen
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorError, connect
 from virtplane_drivers.hypervisor.qemu.process import spawn, watch_child
 
-OWNER = DiskOwner("c", "u", "n/n", 1, "h")
+OWNER = DiskOwner("c", "u", "n/n", 1, "h", "run-1")
 ODD = [
     "a,b=c",
     'a"b',

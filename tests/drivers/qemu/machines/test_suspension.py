@@ -19,6 +19,10 @@ from virtplane_drivers.hypervisor.contract import Desired
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 
 
+def incarnation(host: QemuHost, uid: str) -> str:
+    return str(json.loads(record_file(host, uid).read_text())["incarnation"])
+
+
 def memory_files(host: QemuHost) -> list[str]:
     return sorted(path.name for path in (host.folder / "pool").glob("*.memory*"))
 
@@ -43,7 +47,7 @@ async def test_a_suspended_guest_counts_on_after_a_reboot_of_the_host(host: Qemu
         await ticks(driver, desired.uid, 2)
         await until_suspended(driver, desired.uid)
         assert guest_processes(host.folder) == []
-        assert memory_files(host) == [f"{desired.uid}.memory"]
+        assert memory_files(host) == [f"{desired.uid}.{incarnation(host, desired.uid)}.memory"]
         assert (host.folder / "pool" / memory_files(host)[0]).stat().st_mode & 0o777 == 0o600
     path = record_file(host, desired.uid)
     record = json.loads(path.read_text())
@@ -76,7 +80,7 @@ async def test_a_process_that_dies_while_its_memory_is_written_is_suspended_only
     # As after a crash of the host between the last byte and the word in the record.
     path = record_file(host, desired.uid)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intent": "Suspending"}))
-    file = host.folder / "pool" / f"{desired.uid}.memory"
+    [file] = (host.folder / "pool").glob(f"{desired.uid}.*.memory")
     match memory:
         case "whole":
             pass
@@ -100,7 +104,7 @@ async def test_memory_that_cannot_be_read_leaves_the_machine_suspended_and_says_
         desired = await started(driver, host)
         await ticks(driver, desired.uid, 1)
         await until_suspended(driver, desired.uid)
-        file = host.folder / "pool" / f"{desired.uid}.memory"
+        [file] = (host.folder / "pool").glob(f"{desired.uid}.*.memory")
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
         with pytest.raises(LaunchFailed, match="terminationGracePeriodSeconds 0"):
@@ -133,7 +137,7 @@ async def test_a_folder_that_takes_no_memory_is_a_failure_and_the_guest_runs_on(
     async with host.open() as driver:
         desired = await started(driver, host)
         await ticks(driver, desired.uid, 1)
-        obstacle = host.folder / "pool" / f"{desired.uid}.memory.partial"
+        obstacle = host.folder / "pool" / f"{desired.uid}.{incarnation(host, desired.uid)}.memory.partial"
         obstacle.mkdir()
         pid = pid_of(host, desired)
         with pytest.raises(Unavailable, match=r"its memory cannot be written: .*\.memory\.partial"):
@@ -163,4 +167,4 @@ def test_a_folder_of_records_is_the_memory_s_place_without_a_disk(tmp_path: Path
     from virtplane_drivers.hypervisor.qemu.suspension import memory_file  # noqa: PLC0415
 
     definition = Definition("shop", "web", "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11", 1, "max", 32, "pc-q35-7.2", "tcg")
-    assert memory_file(definition, "uid-1", tmp_path).path == tmp_path / "uid-1.memory"
+    assert memory_file(definition, "uid-1", "run-1", tmp_path).path == tmp_path / "uid-1.run-1.memory"

@@ -18,6 +18,7 @@ GREETING = {"QMP": {"version": {}, "capabilities": ["oob"]}}
 LONG_S = 30.0
 
 BABBLE = [b"hello\n", b"{}\n", b'{"event": 1}\n', b"[]\n", b'{"return": NaN, "id": 1}\n', b"\xff\n"]
+BABBLE += [b'{"QMP": {}}\n', b'{"error": {}}\n']
 
 
 class Said(Enum):
@@ -107,8 +108,6 @@ class Adversary:
             data = {"number": self._events, "padding": "x" * self._dice.choice([0, 0, 0, 20_000])}
             self._say({"event": self._dice.choice(["STOP", "RESUME"]), "data": data}, Said.EVENT, self._events)
             self._events += 1
-        elif chance > 0.99:
-            self._say(GREETING, Said.OTHER)
         elif chance > 0.95:
             stray = {"id": self._dice.choice([1 << 60, -1, True, 1.0, "1", None, [1]]), "return": {"number": -1}}
             self._say(stray, Said.STRAY)

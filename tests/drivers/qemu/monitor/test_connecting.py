@@ -10,6 +10,8 @@ from tests.drivers.qemu.monitor.linked import Linked, linked, open_descriptors
 from tests.drivers.qemu.monitor.scripted_qmp import GREETING, ScriptedServer, event, scripted_server
 from virtplane_drivers.hypervisor.qemu.monitor import (
     CommandFailed,
+    ConnectionSpoilt,
+    HungUp,
     Monitor,
     MonitorClosed,
     MonitorTimeout,
@@ -24,18 +26,30 @@ def connecting(path: Path, timeout_s: float = 5.0) -> "asyncio.Task[Monitor]":
     )
 
 
-async def test_oob_is_enabled_when_the_greeting_offers_it_and_only_then(tmp_path: Path) -> None:
-    for capabilities, arguments in ((["oob"], {"enable": ["oob"]}), ([], None), (["other"], None)):
-        async with scripted_server(tmp_path / f"qmp{len(capabilities)}{arguments is None}") as server:
-            task = connecting(Path(server.listener.getsockname()))
-            await server.accept()
-            await server.send({"QMP": {"version": {}, "capabilities": capabilities}})
-            request = await server.request()
-            assert request.get("arguments") == arguments
-            await server.answer(request)
-            monitor = await task
-            assert monitor.runs_out_of_band == (arguments is not None)
-            monitor.close()
+GREETINGS: dict[str, tuple[dict[str, object], object]] = {
+    "oob": ({"version": {}, "capabilities": ["oob", "more"]}, {"enable": ["oob"]}),
+    "other capabilities": ({"version": {}, "capabilities": ["other"]}, None),
+    "no capabilities": ({"version": {}, "capabilities": []}, None),
+    "nothing": ({}, None),
+}
+
+
+@pytest.mark.parametrize(("greeting", "arguments"), GREETINGS.values(), ids=GREETINGS.keys())
+async def test_oob_is_enabled_when_the_greeting_offers_it_and_only_then(
+    tmp_path: Path, greeting: dict[str, object], arguments: object
+) -> None:
+    async with scripted_server(tmp_path / "qmp") as server:
+        task = connecting(tmp_path / "qmp")
+        await server.accept()
+        await server.send({"QMP": greeting})
+        request = await server.request()
+        assert request.get("arguments") == arguments
+        await server.answer(request)
+        monitor = await task
+        assert monitor.runs_out_of_band == (arguments is not None)
+        await server.send({"QMP": greeting})
+        assert await server.client_is_gone()
+        assert not monitor.is_open
 
 
 # --- what is there before us ------------------------------------------------------------------------------------------
@@ -62,7 +76,11 @@ async def test_h21_replies_to_a_former_client_are_dropped_whatever_their_ids(tmp
     async with scripted_server(tmp_path / "qmp") as server:
         link = Linked(tmp_path / "qmp", server)
         left_overs: list[object] = [{"return": {}, "id": number} for number in range(1000)]
-        left_overs += [{"return": {}}, {"error": {"class": "X", "desc": "nobody's"}}, {"return": {}, "id": "a"}]
+        left_overs += [
+            {"return": {}},
+            {"error": {"class": "X", "desc": "nobody's"}, "id": 1},
+            {"return": {}, "id": "a"},
+        ]
         monitor = await link.connect(*left_overs)
         assert monitor.dropped_replies == len(left_overs)
         waiting = link.ask("query-status")
@@ -86,44 +104,65 @@ async def test_h21_no_two_connections_negotiate_under_the_same_id(tmp_path: Path
         assert min(ids) > 1 << 50
 
 
-# --- a QEMU that greets twice, as a real one may do when it is connected to while it starts -----------------------
+# --- a QEMU that misreads, as a real one may when it is connected to while it starts ----------------------------------
 
-ALREADY = {"class": "CommandNotFound", "desc": "Capabilities negotiation is already complete, command ignored"}
+SPOILS: dict[str, object] = {
+    "a second greeting": GREETING,
+    "an error without an id": {"error": {"class": "GenericError", "desc": "JSON parse error"}},
+}
 
 
-@pytest.mark.parametrize("answer", [{"return": {}}, {"error": ALREADY}], ids=["began anew", "was late"])
-@pytest.mark.parametrize("second", ["before the answer", "with the answer"])
-async def test_h21_a_second_greeting_is_answered_as_the_first_was(
-    tmp_path: Path, second: str, answer: dict[str, object]
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS.keys())
+async def test_h21_h26_a_connection_that_is_misread_from_its_beginning_is_made_again(
+    tmp_path: Path, spoil: object
 ) -> None:
     async with scripted_server(tmp_path / "qmp") as server:
-        task = connecting(tmp_path / "qmp")
+        link = Linked(tmp_path / "qmp", server)
+        task = asyncio.create_task(connect(link.path, on_event=link.events.append, on_close=link.ends.append))
+        for _ in range(3):
+            await server.accept()
+            await server.send(GREETING, spoil)
+            assert await server.client_is_gone()
+            await server.accept()
+            server.hang_up()  # as QEMU does with one that comes too soon after such a one
         await server.accept()
-        await server.send(*([GREETING] * (2 if second == "before the answer" else 1)))
-        request = await server.request()
-        await server.send(
-            *([GREETING] * (1 if second == "with the answer" else 0)), {"return": {}, "id": request["id"]}
-        )
-        again = await server.request()
-        assert (again["execute"], again["arguments"]) == ("qmp_capabilities", {"enable": ["oob"]})
-        assert not task.done()
-        await server.send(answer | {"id": again["id"]})
-        (await task).close()
+        await server.negotiate()
+        link.monitor = await task
+        assert link.ends == []
+        waiting = link.ask("query-status")
+        await server.answer(await server.request(), "good")
+        assert await waiting == "good"
+        link.monitor.close()
+        assert len(link.ends) == 1
 
 
-async def test_h21_a_greeting_after_negotiation_is_answered_beside_what_is_asked(tmp_path: Path) -> None:
+async def test_h22_a_qemu_that_always_misreads_is_given_up_in_time(tmp_path: Path) -> None:
+    async with scripted_server(tmp_path / "qmp") as server:
+        before = open_descriptors()
+        task = connecting(tmp_path / "qmp", timeout_s=0.3)
+        misreading = asyncio.create_task(_greet_all_twice(server))
+        with pytest.raises(MonitorTimeout):
+            await task
+        misreading.cancel()
+        await asyncio.gather(misreading, return_exceptions=True)
+        server.hang_up()
+        assert open_descriptors() == before - 1
+
+
+async def _greet_all_twice(server: ScriptedServer) -> None:
+    while True:
+        await server.accept()
+        await server.send(GREETING, GREETING)
+
+
+async def test_a_connection_that_is_misread_later_ends_and_says_so(tmp_path: Path) -> None:
     async with linked(tmp_path) as link:
         waiting = link.ask("query-status")
-        request = await link.server.request()
-        await link.server.send(*[GREETING] * 100, {"return": "answer", "id": request["id"]})
-        assert await waiting == "answer"
-        for _ in range(2):  # one for the first, and one for all that came while it was on its way
-            again = await link.server.request()
-            assert again["execute"] == "qmp_capabilities"
-            await link.server.send({"error": ALREADY, "id": again["id"]})
-        await asyncio.sleep(0)
-        assert link.server.requests_so_far() == []
-        assert link.monitor.is_open
+        await link.server.request()
+        await link.server.send(GREETING)
+        with pytest.raises(ConnectionSpoilt, match="query-status: QEMU greeted twice"):
+            await waiting
+        assert isinstance(link.ends[0], ConnectionSpoilt)
 
 
 async def test_a_qemu_that_refuses_to_negotiate_says_why(tmp_path: Path) -> None:
@@ -214,12 +253,13 @@ async def test_h25_what_greets_otherwise_is_no_qemu(tmp_path: Path, line: bytes)
 @pytest.mark.parametrize("stage", ["accepted", "greeted", "asked"])
 async def test_h20_a_qemu_that_dies_while_it_is_connected_to_is_a_closed_monitor(tmp_path: Path, stage: str) -> None:
     async with scripted_server(tmp_path / "qmp") as server:
-        before = open_descriptors()
-        task = connecting(tmp_path / "qmp")
+        before, ends = open_descriptors(), list[MonitorClosed]()
+        task = asyncio.create_task(connect(tmp_path / "qmp", on_event=lambda _event: None, on_close=ends.append))
         await _come_to(server, stage)
         server.hang_up()
-        with pytest.raises(MonitorClosed):
+        with pytest.raises(HungUp):
             await task
+        assert [type(end) for end in ends] == [HungUp]
         assert open_descriptors() == before - 1  # the server's own
 
 

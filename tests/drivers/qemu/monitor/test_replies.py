@@ -233,7 +233,7 @@ KINDS_UNKNOWN: dict[str, bytes] = {
     "an error without an id": b'{"error": {"class": "GenericError", "desc": "JSON parse error"}}\n',
     "an event whose name is a number": b'{"event": 1}\n',
     "an event whose data is a list": b'{"event": "SHUTDOWN", "data": []}\n',
-    "a greeting that is none": b'{"QMP": []}\n',
+    "a second greeting": b'{"QMP": {}}\n',
     "no JSON": b"hello\n",
 }
 

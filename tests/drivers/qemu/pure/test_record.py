@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.drivers.qemu.pure.machines import OWNER, SMBIOS_UUID, cdrom, definition, disk
 from virtplane_api.vocabulary import ExitReason
+from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Exit, Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
 from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
@@ -202,11 +203,20 @@ def test_a_record_of_the_format_before_is_read(records: Records) -> None:
     assert records.read("vm-1") == FULL
 
 
-@pytest.mark.parametrize("version", [0, FORMAT + 1, str(FORMAT), None])
+@pytest.mark.parametrize("version", [0, str(FORMAT), None])
 def test_a_record_of_another_format_is_not_guessed_at(records: Records, version: object) -> None:
     content = json.dumps(as_json(FULL, records) | {"format": version}).encode()
     file_of(records).write_bytes(content)
     assert_is_moved_aside(records, content)
+
+
+def test_a_record_of_a_newer_version_is_left_where_it_is(records: Records) -> None:
+    """After a downgrade: the version that wrote it must find it again."""
+    content = json.dumps(as_json(FULL, records) | {"format": FORMAT + 1}).encode()
+    file_of(records).write_bytes(content)
+    with pytest.raises(Refused, match="newer version"):
+        records.read("vm-1")
+    assert file_of(records).read_bytes() == content
 
 
 @pytest.mark.parametrize("field", ["format", "uid", "owner", "intent", "definition", "process"])
@@ -228,5 +238,7 @@ def test_whatever_stands_in_a_field_the_record_is_read_or_moved_aside(records: R
         read = records.read("vm-1")
     except TornRecord:
         assert not file_of(records).exists()
+    except Refused:
+        assert field == "format"
     else:
         assert isinstance(read, Record)

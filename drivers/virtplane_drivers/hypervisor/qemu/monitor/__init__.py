@@ -7,6 +7,7 @@ from virtplane_drivers.hypervisor.qemu.monitor.connecting import connect
 from virtplane_drivers.hypervisor.qemu.monitor.connection import Monitor
 from virtplane_drivers.hypervisor.qemu.monitor.errors import (
     CommandFailed,
+    ConnectionSpoilt,
     EventsLost,
     HungUp,
     MonitorClosed,
@@ -19,6 +20,7 @@ from virtplane_drivers.hypervisor.qemu.monitor.events import EventQueue
 
 __all__ = [
     "CommandFailed",
+    "ConnectionSpoilt",
     "EventQueue",
     "EventsLost",
     "HungUp",

@@ -10,6 +10,7 @@
     └── MonitorClosed           the connection ended; nothing is known of the commands that waited
         ├── HungUp              by the other side: QEMU closed it, or died
         └── ProtocolViolation   by this side: the other one did not speak QMP
+            └── ConnectionSpoilt    QEMU does not read this connection as it was written; a new one is good
 """
 
 
@@ -49,3 +50,7 @@ class HungUp(MonitorClosed):
 
 class ProtocolViolation(MonitorClosed):
     """The other side sent what is no QMP."""
+
+
+class ConnectionSpoilt(ProtocolViolation):
+    """QEMU greeted twice, or could not read a request: what else is sent on this connection may be misread too."""
