@@ -69,7 +69,9 @@ class ScriptedAgent:
 
 
 @asynccontextmanager
-async def channel(folder: Path, sync_timeout_s: float = SYNC_TIMEOUT_S) -> AsyncIterator[tuple[GuestAgent, ScriptedAgent]]:
+async def channel(
+    folder: Path, sync_timeout_s: float = SYNC_TIMEOUT_S
+) -> AsyncIterator[tuple[GuestAgent, ScriptedAgent]]:
     """A client and its guest."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.setblocking(False)  # noqa: FBT003

@@ -12,9 +12,11 @@ import pytest
 
 from tests.cluster.guest_processes import end_guests, guest_processes
 from tests.drivers.hypervisor.hosts import QemuHost
+from tests.drivers.hypervisor.test_contract import until_suspended
 from tests.drivers.qemu.machines.starting import defined
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import PowerState
-from virtplane_drivers.errors import DriverError, StaleToken, Unavailable
+from virtplane_drivers.errors import DriverError, Refused, StaleToken, Unavailable
 from virtplane_drivers.hypervisor.contract import Desired, Owner
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 
@@ -151,3 +153,78 @@ async def test_qemu_s_own_lock_stays_on(host: QemuHost, two: tuple[QemuDriver, Q
     with pytest.raises(DriverError, match='Failed to get "write" lock'):
         await run(second, under(desired, 2))
     assert len(guest_processes(host.folder)) == 1
+
+
+async def test_a_memory_is_not_read_over_a_disk_that_another_host_used_since(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, second = two
+    desired = under(defined(host), 1)
+    await run(first, desired)
+    await until_suspended(first, desired.uid)
+    [memory] = lock_of(desired).parent.glob("*.memory")
+    aside = memory.rename(memory.with_name("aside"))
+    await run(second, under(desired, 2))
+    await second.power_off(desired.uid)
+    aside.rename(memory)
+    await first.define(under(desired, 3))
+    with pytest.raises(Refused, match="its memory does not fit any more") as refused:
+        await first.start(desired.uid)
+    assert refused.value.reason == Reason.MEMORY_STALE
+    assert memory.exists()
+    assert (await first.observe(desired.uid)).power is PowerState.SUSPENDED
+
+
+async def test_a_memory_that_no_record_knows_keeps_its_machine_from_booting(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, second = two
+    desired = under(defined(host), 1)
+    await run(first, desired)
+    await until_suspended(first, desired.uid)
+    [memory] = lock_of(desired).parent.glob("*.memory")
+    await second.define(under(desired, 2))
+    with pytest.raises(Refused, match=memory.name) as refused:
+        await second.start(desired.uid)
+    assert refused.value.reason == Reason.MEMORY_LEFT
+    memory.unlink()
+    await second.start(desired.uid)
+    assert (await second.observe(desired.uid)).power is PowerState.RUNNING
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "5",
+        "null",
+        "[" * 4000,
+        '{"format": 1}',
+        '{"format": 1, "cluster_id": "c", "machine_uid": 7, "machine": "m", "token": "9", "hypervisor": "h"}',
+        '{"format": 1, "cluster_id": "c", "machine_uid": "u", "machine": "m", "token": 1e99, "incarnation": "../../x"}',
+    ],
+)
+async def test_whatever_stands_in_a_lock_s_record_the_machine_starts_and_suspends(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver], line: str
+) -> None:
+    """A guest that broke into its QEMU can write there."""
+    first, _ = two
+    desired = defined(host)
+    lock_of(desired).write_text(line)
+    await run(first, desired)
+    lock_of(desired).write_text(line)
+    await until_suspended(first, desired.uid)
+    [memory] = host.folder.rglob("*.memory")
+    assert memory.parent == lock_of(desired).parent
+
+
+async def test_a_lock_s_record_cannot_choose_where_a_memory_goes(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, _ = two
+    desired = defined(host)
+    await run(first, desired)
+    record = json.loads(lock_of(desired).read_text())
+    lock_of(desired).write_text(json.dumps(record | {"incarnation": "x/../../../escaped"}) + "\n")
+    await until_suspended(first, desired.uid)
+    [memory] = host.folder.rglob("*.memory")
+    assert memory.parent == lock_of(desired).parent

@@ -1,6 +1,7 @@
 """Memory that goes to the disk and comes back, and the deaths in between. Real QEMU, real guests that count."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from tests.drivers.qemu.machines.starting import pid_of, record_file, started, t
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import LaunchFailed, Unavailable
 from virtplane_drivers.hypervisor.contract import Desired
+from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 
 
@@ -168,3 +170,41 @@ def test_a_folder_of_records_is_the_memory_s_place_without_a_disk(tmp_path: Path
 
     definition = Definition("shop", "web", "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11", 1, "max", 32, "pc-q35-7.2", "tcg")
     assert memory_file(definition, "uid-1", "run-1", tmp_path).path == tmp_path / "uid-1.run-1.memory"
+
+
+async def test_a_machine_that_woke_is_suspended_again_and_wakes_again(host: QemuHost) -> None:
+    """Its disk's lock, and so its memory, go by the run that booted."""
+    async with host.open() as driver:
+        desired = await started(driver, host)
+        for _ in range(2):
+            await ticks(driver, desired.uid, 1)
+            await until_suspended(driver, desired.uid)
+            await driver.start(desired.uid)
+            await goes_on(driver, desired)
+        assert memory_files(host) == []
+
+
+async def test_a_memory_whose_last_bytes_may_not_be_on_the_disk_is_given_up_and_the_guest_runs_on(
+    host: QemuHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed fsync the kernel has dropped what it could not write: a second one would succeed for nothing."""
+    synced: list[Path] = []
+
+    def failing(path: Path, _flags: int) -> None:
+        synced.append(path)
+        if path.name.endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+
+    async with host.open() as driver:
+        desired = await started(driver, host)
+        await ticks(driver, desired.uid, 1)
+        pid = pid_of(host, desired)
+        monkeypatch.setattr(suspension, "_sync", failing)
+        await driver.suspend(desired.uid)
+        await until(lambda: driver.observe(desired.uid), lambda seen: bool(synced) and seen.power is PowerState.RUNNING)
+        with pytest.raises(Unavailable, match="its memory cannot be written"):
+            await driver.suspend(desired.uid)
+        assert len([path for path in synced if path.name.endswith(".partial")]) == 1
+        assert (pid_of(host, desired), memory_files(host)) == (pid, [])
+        monkeypatch.undo()
+        await goes_on(driver, desired)
