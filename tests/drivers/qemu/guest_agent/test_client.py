@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.drivers.qemu.guest_agent.scripted_agent import ScriptedAgent, channel
+from tests.drivers.qemu.monitor.linked import linked
 from tests.drivers.qemu.monitor.virtual_time import run_in_virtual_time
 from virtplane_drivers.hypervisor.qemu.guest_agent import (
     AgentDisconnected,
@@ -230,6 +231,25 @@ async def test_h39_a_flood_without_an_answer_is_given_up_after_so_many_bytes(tmp
 async def _flood(agent: ScriptedAgent, piece: bytes) -> None:
     while True:
         await agent.send(piece)
+
+
+async def test_h39_a_flooding_guest_does_not_hold_up_a_monitor(tmp_path: Path) -> None:
+    async with channel(tmp_path) as (client, agent), linked(tmp_path) as link:
+        flooding = asyncio.create_task(_flood(agent, b'\xff{"return": 12345}\n' * 3000))
+        hopeless = asyncio.create_task(_ask_on_and_on(client))
+        for number in range(200):
+            waiting = link.ask("query-status")
+            await link.server.answer(await link.server.request(), number)
+            assert await waiting == number
+        for task in (flooding, hopeless):
+            task.cancel()
+        await asyncio.gather(flooding, hopeless, return_exceptions=True)
+
+
+async def _ask_on_and_on(client: GuestAgent) -> None:
+    while True:
+        with contextlib.suppress(AgentGarbage):
+            await client.execute("guest-ping")
 
 
 async def test_h39_a_guest_that_floods_while_nobody_asks_is_not_read(tmp_path: Path) -> None:

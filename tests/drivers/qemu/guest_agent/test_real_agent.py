@@ -6,15 +6,18 @@ It runs on this host, so whatever could change the host is switched off on its c
 import asyncio
 import os
 import shutil
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from tests.cluster.system_packages import SEARCH_PATH
 from virtplane_drivers.hypervisor.qemu.guest_agent import AgentGarbage, AgentRefused, AgentSilent, GuestAgent, connect
+from virtplane_drivers.hypervisor.qemu.monitor.connecting import connected_socket
+
+T = TypeVar("T")
 
 QEMU_GA = shutil.which("qemu-ga", path=SEARCH_PATH)
 
@@ -32,26 +35,13 @@ SWITCHED_OFF = [
 async def real_agent(folder: Path) -> AsyncIterator[Path]:
     assert QEMU_GA is not None
     path = folder / "agent"
-    argv = [
-        "-m",
-        "unix-listen",
-        "-p",
-        str(path),
-        "-t",
-        str(folder),
-        "-f",
-        str(folder / "pid"),
-        "-l",
-        str(folder / "log"),
-    ]
-    process = await asyncio.create_subprocess_exec(QEMU_GA, *argv, "-b", ",".join(SWITCHED_OFF))
+    argv = [QEMU_GA, "-m", "unix-listen", "-p", str(path), "-t", str(folder), "-b", ",".join(SWITCHED_OFF)]
+    process = await asyncio.create_subprocess_exec(*argv, "-f", str(folder / "pid"), "-l", str(folder / "log"))
     try:
-        async with asyncio.timeout(20):
-            while not path.exists():
-                await asyncio.sleep(0.005)
         yield path
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
 
@@ -61,13 +51,23 @@ async def path(tmp_path: Path) -> AsyncIterator[Path]:
         yield socket_path
 
 
+async def listening(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` gives once the agent listens, which it also begins anew after each client."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await attempt()
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(0.005)
+
+
 @asynccontextmanager
 async def client(path: Path) -> AsyncIterator[GuestAgent]:
-    connected = await connect(path)
+    agent = await listening(lambda: connect(path))
     try:
-        yield connected
+        yield agent
     finally:
-        connected.close()
+        agent.close()
 
 
 async def test_a_real_agent_answers(path: Path) -> None:
@@ -96,9 +96,8 @@ async def test_many_at_once_are_answered_one_after_the_other(path: Path) -> None
 
 
 async def test_h39_a_half_request_of_a_former_client_and_its_garbage_are_skipped(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as former:
+    with await listening(lambda: connected_socket(path)) as former:
         former.settimeout(20)
-        former.connect(str(path))
         former.sendall(b'garbage\n{"execute": "guest-get-osinfo"}\n{"execute": "guest-pi')
         answers = b""
         while b"kernel-release" not in answers:  # it does not survive an answer that it cannot write

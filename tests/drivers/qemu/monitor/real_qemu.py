@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorClosed, connect
+from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorClosed, MonitorTimeout, connect
 
 START_TIMEOUT_S = 30.0
 
@@ -51,6 +51,12 @@ class RealQemu:
     async def wait(self) -> int:
         async with asyncio.timeout(START_TIMEOUT_S):
             return await self._process.wait()
+
+    def check_stuck_in_its_end(self, results: Sequence[object]) -> None:
+        """QEMU 7.2 hangs in its end 1 time in 1,000, if it is asked something meanwhile: no answer, and no death."""
+        assert all(result is None or isinstance(result, MonitorTimeout) for result in results), results
+        assert self._process.returncode is None
+        assert self.event_names == ["SHUTDOWN"]
 
     async def end(self) -> None:
         for monitor in self._monitors:
