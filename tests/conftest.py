@@ -2,6 +2,7 @@
 
 import http
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ CHART = Path(__file__).parents[1] / "helm" / "virtplane"
 SYSTEM_NAMESPACE = "virtplane-system"
 FINALIZER = "virtplane.dev/host-state"
 CONTROL_PLANE_FIXTURES = {"binaries", "control_plane", "installed", "namespace"}
+
+
+def pytest_configure() -> None:
+    """A shell without job control ignores Ctrl-C for what it runs in the background, and so would all our children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
