@@ -12,9 +12,10 @@ import orjson
 
 from virtplane_drivers.hypervisor.qemu.guest_agent.errors import AgentGarbage
 
-MAX_REPLY_BYTES = 4 << 20
+MAX_REPLY_BYTES = 1 << 20
+"""As Python's objects it may be twenty times as much, and a guest chooses what it is made of."""
 MAX_SKIPPED_BYTES = 8 << 20
-"""Ahead of the answer to a sync: two late replies of full length, or some 300,000 answers to former syncs."""
+"""Ahead of the answer to a sync: late replies, or some 300,000 answers to former syncs."""
 
 _MAX_SYNC_BYTES = 128
 """More than the pattern of a sync's answer can match."""
