@@ -294,6 +294,8 @@ class Machine(FollowedMachine):
     async def _hold(self, command: str) -> None:
         if self._run is None or not self._run.is_alive or self.record.intent in BETWEEN:
             return
+        if command == "cont" and self.record.memory:
+            await self._discard_memory()  # it fits no disk any more once the guest runs
         try:
             await self._run.command(command)
         except (MonitorError, OSError) as error:
@@ -397,7 +399,8 @@ class Machine(FollowedMachine):
                 return
             if status in suspension.UNDER_WAY:
                 return
-            if status == "none":
+            # Of a process that woke, or wrote its memory before, QEMU says "completed" still.
+            if status == "none" or (status == "completed" and not await asyncio.to_thread(file.is_begun)):
                 # Killed before QEMU was told: nothing has failed, and it begins anew when it is asked for again.
                 await self._abandon_suspension(file)
                 return
@@ -408,7 +411,6 @@ class Machine(FollowedMachine):
             try:
                 await asyncio.to_thread(file.publish)
             except OSError as error:
-                # Never tried again: the kernel tells of a lost write once, and the next fsync would succeed.
                 self._suspend_failure = str(error)
                 await self._abandon_suspension(file)
                 return

@@ -46,10 +46,23 @@ class MemoryFile:
         """While it is written."""
         return self.path.with_name(f"{self.path.name}.partial")
 
+    def is_begun(self) -> bool:
+        """Whether anything was written, under whichever name. Blocking."""
+        return self.path.exists() or (self.partial.exists() and self.partial.stat().st_size > 0)
+
     def publish(self) -> None:
-        """Gives the written file its name, durably; may be repeated after a crash. Blocking."""
+        """Gives the written file its name, durably; may be repeated after a crash. Blocking.
+
+        Raises:
+            OSError: it may not be on the disk as a whole; it is removed.
+        """
         if self.partial.exists():
-            _sync(self.partial, os.O_RDONLY)
+            try:
+                _sync(self.partial, os.O_RDONLY)
+            except OSError:
+                # At once: the kernel tells of a lost write once, and the next one's fsync would succeed.
+                self.partial.unlink()
+                raise
             self.partial.replace(self.path)
         _sync(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
 

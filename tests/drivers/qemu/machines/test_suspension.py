@@ -184,6 +184,29 @@ async def test_a_machine_that_woke_is_suspended_again_and_wakes_again(host: Qemu
         assert memory_files(host) == []
 
 
+@pytest.mark.parametrize("partial", [None, b""])
+async def test_a_driver_killed_before_a_second_suspension_began_does_not_take_the_first_for_it(
+    host: QemuHost, partial: bytes | None
+) -> None:
+    """QEMU says "completed" of the memory that it has read."""
+    async with host.open() as driver:
+        desired = await started(driver, host)
+        await ticks(driver, desired.uid, 1)
+        await until_suspended(driver, desired.uid)
+        path = record_file(host, desired.uid)
+        memory = Path(json.loads(path.read_text())["memory"])
+        await driver.start(desired.uid)
+        await goes_on(driver, desired)
+        pid = pid_of(host, desired)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intent": "Suspending", "memory": str(memory)}))
+    if partial is not None:
+        memory.with_name(f"{memory.name}.partial").write_bytes(partial)
+    async with host.open() as driver:
+        await until(lambda: driver.observe(desired.uid), lambda seen: seen.power is PowerState.RUNNING)
+        await goes_on(driver, desired)
+        assert (pid_of(host, desired), memory_files(host)) == (pid, [])
+
+
 async def test_a_memory_whose_last_bytes_may_not_be_on_the_disk_is_given_up_and_the_guest_runs_on(
     host: QemuHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +224,9 @@ async def test_a_memory_whose_last_bytes_may_not_be_on_the_disk_is_given_up_and_
         pid = pid_of(host, desired)
         monkeypatch.setattr(suspension, "_sync", failing)
         await driver.suspend(desired.uid)
-        await until(lambda: driver.observe(desired.uid), lambda seen: bool(synced) and seen.power is PowerState.RUNNING)
+        async with asyncio.timeout(15):
+            while not any(path.name.endswith(".partial") for path in synced):
+                await asyncio.sleep(0.01)
         with pytest.raises(Unavailable, match="its memory cannot be written"):
             await driver.suspend(desired.uid)
         assert len([path for path in synced if path.name.endswith(".partial")]) == 1
