@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run smoke test test-long check bench bench-libvirt fuzz-monitor setup system-packages cluster-binaries constraints clean
+.PHONY: help run smoke test test-long check bench bench-libvirt fuzz-monitor setup system-packages test-packages cluster-binaries constraints clean
 
 # The first of these that is new enough and runs; a shim of a version manager may exist and still not run.
 ifndef PYTHON
@@ -29,10 +29,10 @@ run: setup system-packages $(CONTROL_PLANE) ## Boot the quickstart VM in a contr
 smoke: setup system-packages $(CONTROL_PLANE) ## The same without the waiting: ends once the guest has printed and all is cleaned up
 	@$(IN_VENV) -m tests.cluster.quickstart --smoke $(if $(CLUSTER),--cluster $(CLUSTER))
 
-test: setup system-packages cluster-binaries ## All tests; ARGS="-k name" chooses
+test: setup test-packages cluster-binaries ## All tests; ARGS="-k name" chooses
 	$(IN_VENV) -m pytest $(ARGS)
 
-test-long: setup system-packages cluster-binaries ## What takes minutes: kills at every await of a machine's life
+test-long: setup test-packages cluster-binaries ## What takes minutes: kills at every await of a machine's life
 	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest tests/drivers/qemu/recovery $(ARGS)
 	$(IN_VENV) -m pytest -m long $(ARGS)
 
@@ -71,6 +71,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 system-packages: setup
 	@$(IN_VENV) -m tests.cluster.system_packages
+
+test-packages: setup
+	@$(IN_VENV) -m tests.cluster.system_packages --tests
 
 cluster-binaries: setup ## The control plane's programs: found in KUBEBUILDER_ASSETS or the cache, else built (minutes, once)
 	@$(IN_VENV) -m tests.cluster.binaries >/dev/null

@@ -1,7 +1,7 @@
 """The programs that Virtplane's tests take from the distribution, and the Debian or Ubuntu package that brings each.
 
-`python -m tests.cluster.system_packages` installs what is missing when it runs as root, else it prints the one command
-to do so and exits 1. It needs nothing but Python's standard library.
+`python -m tests.cluster.system_packages` installs what the quickstart lacks when it runs as root, else it prints the
+one command to do so and exits 1; with `--tests` what the tests lack too. It needs only the standard library.
 """
 
 import os
@@ -14,7 +14,9 @@ PACKAGE_OF: Mapping[str, str] = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
 }
-"""The package that brings a command. Add a line here when a test or the quickstart needs another command."""
+"""The package that brings a command that the quickstart needs."""
+TESTS_PACKAGE_OF: Mapping[str, str] = {**PACKAGE_OF, "qemu-ga": "qemu-guest-agent"}
+"""The same for the tests, so that `make run` puts no guest agent on anybody's machine."""
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 """Debian keeps sbin out of other users' PATH."""
@@ -30,13 +32,13 @@ def install_command(packages: list[str]) -> list[str]:
     return ["apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *packages]
 
 
-def main() -> int:
+def main(package_of: Mapping[str, str] = PACKAGE_OF) -> int:
     """Installs what is missing or says how to; exit code 1 while something is missing."""
-    missing = missing_packages()
+    missing = missing_packages(package_of)
     if not missing:
         return 0
     if shutil.which("apt-get") is None:
-        commands = [command for command, package in PACKAGE_OF.items() if package in missing]
+        commands = [command for command, package in package_of.items() if package in missing]
         print(f"missing: {', '.join(commands)}; install them with your package manager", file=sys.stderr)
         return 1
     if os.geteuid() != 0:
@@ -49,11 +51,11 @@ def main() -> int:
         if done.returncode != 0:
             print(f"{' '.join(argv)} failed:\n{done.stdout}{done.stderr}", file=sys.stderr)
             return 1
-    if left := missing_packages():
+    if left := missing_packages(package_of):
         print(f"installed, but their commands are still missing: {', '.join(left)}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(TESTS_PACKAGE_OF if sys.argv[1:] == ["--tests"] else PACKAGE_OF))

@@ -19,8 +19,13 @@ def test_a_package_is_missing_while_one_of_its_commands_is(tmp_path: Path) -> No
 def test_a_user_who_is_not_root_is_told_the_one_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(system_packages, "missing_packages", lambda: ["qemu-system-x86", "qemu-utils"])
+    monkeypatch.setattr(system_packages, "missing_packages", lambda _package_of: ["qemu-system-x86", "qemu-utils"])
     monkeypatch.setattr("shutil.which", lambda _command: "/usr/bin/apt-get")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert system_packages.main() == 1
     assert "sudo apt-get install qemu-system-x86 qemu-utils\n" in capsys.readouterr().err
+
+
+def test_the_quickstart_installs_nothing_that_only_tests_need() -> None:
+    assert "qemu-ga" in system_packages.TESTS_PACKAGE_OF
+    assert "qemu-ga" not in system_packages.PACKAGE_OF

@@ -151,6 +151,8 @@ def _delegated(root: Path) -> frozenset[str]:
             _hand_down([controller], root)
             _hand_down([controller], parent)
             usable.add(controller)
+    with contextlib.suppress(OSError):
+        parent.rmdir()
     return frozenset(usable)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat, DiskType
@@ -45,6 +46,11 @@ class Definition:
     disks: tuple[DiskDefinition, ...] = ()
     restarted_at: str = ""
     """See `Desired`."""
+
+    @property
+    def writable_disks(self) -> tuple[Path, ...]:
+        """The images that the guest can write, in order."""
+        return tuple(Path(disk.path) for disk in self.disks if disk.type is DiskType.DISK)
 
     @property
     def effective(self) -> Effective:

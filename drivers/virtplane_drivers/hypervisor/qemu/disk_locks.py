@@ -44,38 +44,83 @@ class DiskOwner:
         return f"machine {self.machine} ({self.machine_uid}) on {self.hypervisor} under token {self.token}"
 
 
-def lock_disk(image: Path, owner: DiskOwner, *, claim_is_confirmed: bool, is_waking: bool = False) -> int:
-    """A descriptor that holds the disk's lock for `owner`, whose name is in the record by then.
+@dataclass(frozen=True, slots=True)
+class DiskLock:
+    """A disk whose lock is held, by an open file that a process may inherit."""
 
-    `claim_is_confirmed`: the disk was just seen to be given to this machine; only then it is taken from another.
-    `is_waking`: a memory of `owner.incarnation` is to go on over the disk; nobody else may have had the disk since.
+    image: Path
+    descriptor: int
+    last: DiskOwner | None
+    """Who is on record; only what is read under the lock counts."""
+
+    def check_owner(self, owner: DiskOwner, *, claim_is_confirmed: bool) -> None:
+        """Whether `owner` may start with the disk.
+
+        `claim_is_confirmed`: the disk was just seen to be given to its machine; only then it is taken from another.
+
+        Raises:
+            StaleToken: the machine was started under a greater token.
+            Unavailable: it is another machine's, and the claim is not confirmed.
+        """
+        name, last = self.image.name, self.last
+        if last is None:
+            return
+        if (last.cluster_id, last.machine_uid) == (owner.cluster_id, owner.machine_uid):
+            if last.token > owner.token:
+                raise StaleToken(f"the disk {name} was last used by {last}", seen=last.token)
+        elif not claim_is_confirmed:
+            message = f"the disk {name} was last used by {last}, and the API server cannot be asked whose it is now"
+            raise Unavailable(message, reason=Reason.CLAIM_NOT_CONFIRMED, retry_after_s=5.0)
+
+    def check_memory(self, incarnation: str) -> None:
+        """Whether the memory of that run fits the disk: nobody else may have had it since.
+
+        Raises:
+            Refused: it does not.
+        """
+        if self.last is None or self.last.incarnation != incarnation:
+            message = (
+                f"the disk {self.image.name} was used by {self.last or 'somebody'} after the machine was suspended"
+            )
+            raise Refused(f"{message}: its memory does not fit any more", reason=Reason.MEMORY_STALE)
+
+    def write(self, owner: DiskOwner) -> None:
+        """Put on record whose the disk is from now on, durably.
+
+        Raises:
+            OSError: the lock's file cannot be written.
+        """
+        if owner == self.last:
+            return
+        # In place, in a block that is there already: on a full disk the record of before must not be lost.
+        content = json.dumps({"format": _FORMAT, **asdict(owner)}).encode() + b"\n"
+        os.pwrite(self.descriptor, content.ljust(_RECORD_BYTES), 0)
+        os.fsync(self.descriptor)
+
+
+def lock_disk(image: Path) -> DiskLock:
+    """Hold the disk's lock. The descriptor is the caller's to close.
 
     Raises:
-        Unavailable: a process holds the lock, of whatever host; or another machine's disk without a confirmed claim.
-        StaleToken: the machine was started under a greater token.
-        Refused: the disk was written since the memory was.
+        Unavailable: a process holds the lock, of whatever host.
         OSError: the lock's file cannot be used.
     """
     path = image.with_name(f"{image.name}{LOCK_SUFFIX}")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        _lock(descriptor, image)
-        # Only what is read under the lock counts.
-        last = _read(descriptor)
-        _check(image, last, owner, claim_is_confirmed=claim_is_confirmed)
-        if is_waking and (last is None or last.incarnation != owner.incarnation):
-            message = f"the disk {image.name} was used by {last or 'somebody'} after the machine was suspended"
-            raise Refused(f"{message}: its memory does not fit any more", reason=Reason.MEMORY_STALE)
-        if last != owner:
-            _write(descriptor, owner)
+        hold(descriptor)
+        return DiskLock(image, descriptor, _read(descriptor))
+    except BlockingIOError as error:
+        message = f"the disk {image.name} is in use by {_read(descriptor) or 'another process'}"
+        os.close(descriptor)
+        raise Unavailable(message, reason=Reason.DISK_IN_USE, retry_after_s=5.0) from error
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
 
 
 def booted_incarnation(image: Path) -> str:
-    """Of the last owner of the disk; empty when nobody is on record. Blocking.
+    """Of the last owner of the disk; empty when nobody is on record.
 
     Raises:
         OSError: the lock's file cannot be read.
@@ -88,25 +133,6 @@ def booted_incarnation(image: Path) -> str:
         last = _read(descriptor)
     # It becomes part of a path, and a guest that broke into its QEMU can write here.
     return last.incarnation if last is not None and _INCARNATION.fullmatch(last.incarnation) else ""
-
-
-def _lock(descriptor: int, image: Path) -> None:
-    try:
-        hold(descriptor)
-    except BlockingIOError as error:
-        message = f"the disk {image.name} is in use by {_read(descriptor) or 'another process'}"
-        raise Unavailable(message, reason=Reason.DISK_IN_USE, retry_after_s=5.0) from error
-
-
-def _check(image: Path, last: DiskOwner | None, owner: DiskOwner, *, claim_is_confirmed: bool) -> None:
-    if last is None:
-        return
-    if (last.cluster_id, last.machine_uid) == (owner.cluster_id, owner.machine_uid):
-        if last.token > owner.token:
-            raise StaleToken(f"the disk {image.name} was last used by {last}", seen=last.token)
-    elif not claim_is_confirmed:
-        message = f"the disk {image.name} was last used by {last}, and the API server cannot be asked whose it is now"
-        raise Unavailable(message, reason=Reason.CLAIM_NOT_CONFIRMED, retry_after_s=5.0)
 
 
 def _read(descriptor: int) -> DiskOwner | None:
@@ -134,10 +160,3 @@ def _clean(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return "".join(character if character.isprintable() else "?" for character in value[:_MAX_TEXT_CHARS])
-
-
-def _write(descriptor: int, owner: DiskOwner) -> None:
-    """In place, in a block that is there already: on a full disk the record of before must not be lost."""
-    content = json.dumps({"format": _FORMAT, **asdict(owner)}).encode() + b"\n"
-    os.pwrite(descriptor, content.ljust(_RECORD_BYTES), 0)
-    os.fsync(descriptor)

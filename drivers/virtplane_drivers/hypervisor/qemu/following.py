@@ -70,7 +70,7 @@ class FollowedMachine(abc.ABC):
         process = find(identity) if identity is not None else None
         if process is not None:
             self._follow(process)
-            if record.memory and record.intent is Intent.RUNNING:
+            if record.intent is Intent.RUNNING:
                 await self._discard_memory()
             if record.process is None:
                 intent = record.intent if record.intent in BETWEEN else Intent.RUNNING
@@ -142,7 +142,7 @@ class FollowedMachine(abc.ABC):
         if self.record.intent is Intent.RUNNING:
             try:
                 state = await run.state()
-            except (MonitorError, OSError):
+            except MonitorError:
                 return
             if state not in END_CAUSES:
                 return
@@ -195,8 +195,7 @@ class FollowedMachine(abc.ABC):
             last_exit=last_exit,
             ended_by_itself=last_exit.reason not in ENDED_AS_ASKED,
         )
-        if record.memory:
-            await self._discard_memory()
+        await self._discard_memory()
 
     async def _discard_memory(self) -> None:
         """The file first: a record without it would leave the guest's memory in the pool for ever."""

@@ -47,8 +47,11 @@ def granted(
 ) -> Iterator[Grants]:
     """Locks and opens everything for the length of the block: a process that was started in it holds its own copies.
 
+    What is on record of the disks changes last: a start that fails at one of them leaves them as they were, and a
+    suspended memory that fits them.
+
     Raises:
-        Unavailable, StaleToken, Refused: see `lock_disk`.
+        Unavailable, StaleToken, Refused: see `disk_locks`.
         OSError: a file cannot be opened.
     """
     with ExitStack() as stack:
@@ -57,15 +60,20 @@ def granted(
             stack.callback(os.close, descriptor)
             return descriptor
 
-        locks = tuple(
-            kept(lock_disk(Path(disk.path), owner, claim_is_confirmed=claims_confirmed, is_waking=is_waking))
-            for disk in definition.disks
-            if disk.type is DiskType.DISK
-        )
+        locks = []
+        for path in definition.writable_disks:
+            lock = lock_disk(path)
+            kept(lock.descriptor)
+            lock.check_owner(owner, claim_is_confirmed=claims_confirmed)
+            if is_waking:
+                lock.check_memory(owner.incarnation)
+            locks.append(lock)
         disks = tuple(GrantedFile(kept(_open_image(disk)), Path(disk.path)) for disk in definition.disks)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         log = GrantedFile(kept(os.open(serial_log, flags, 0o600)), serial_log)
-        yield Grants(disks, log, locks)
+        for lock in locks:
+            lock.write(owner)
+        yield Grants(disks, log, tuple(lock.descriptor for lock in locks))
 
 
 def _open_image(disk: DiskDefinition) -> int:

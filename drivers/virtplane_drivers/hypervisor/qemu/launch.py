@@ -116,6 +116,8 @@ def _listen(folder: Path) -> socket.socket:
         try:
             listener.bind(f"/proc/self/fd/{descriptor}/{MONITOR}")
             listener.listen(1)
+            # While QEMU starts two of its threads may wait for the first client: one would hang in accept(2).
+            listener.settimeout(0)
         except BaseException:
             listener.close()
             raise

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorClosed, connect
+from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorClosed, MonitorError, connect
 from virtplane_drivers.hypervisor.qemu.monitor.wire import Message
 
 
@@ -29,14 +29,17 @@ class Link:
         """The monitor.
 
         Raises:
-            MonitorError, OSError: as `connect`.
+            MonitorError: no answer, or nobody listens.
         """
         async with self._connecting:
             if self._monitor is None or not self._monitor.is_open:
                 self._closed.clear()
-                self._monitor = await connect(
-                    self._path, on_event=self._on_event, on_close=self._lost, timeout_s=timeout_s
-                )
+                try:
+                    self._monitor = await connect(
+                        self._path, on_event=self._on_event, on_close=self._lost, timeout_s=timeout_s
+                    )
+                except OSError as error:
+                    raise MonitorError(f"its monitor cannot be reached: {error}") from error
             return self._monitor
 
     async def drain(self, timeout_s: float) -> None:

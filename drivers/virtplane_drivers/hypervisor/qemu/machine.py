@@ -127,11 +127,11 @@ class Machine(FollowedMachine):
 
     async def pause(self) -> None:
         """Hold the guest (QMP `stop`)."""
-        await self._act(self._hold("stop"))
+        await self._act(self._pause())
 
     async def resume(self) -> None:
         """Let the guest go on (QMP `cont`)."""
-        await self._act(self._hold("cont"))
+        await self._act(self._resume())
 
     async def suspend(self) -> None:
         """Begin to write the guest's memory, or go on with it."""
@@ -264,7 +264,7 @@ class Machine(FollowedMachine):
         assert run is not None  # noqa: S101  # it was started just now
         try:
             await run.monitor(GREETING_TIMEOUT_S)
-        except (MonitorError, OSError) as error:
+        except MonitorError as error:
             if not await run.process.wait(1.0):
                 # It lives: what it does is seen in `observe`.
                 raise Unresponsive(f"QEMU started and does not answer: {error}") from error
@@ -280,10 +280,8 @@ class Machine(FollowedMachine):
             await run.end()
             hint = "; to give its memory up, set powerState Stopped with terminationGracePeriodSeconds 0"
             raise self._launch_failed(launched, "the suspended machine cannot go on", f"{error}{hint}") from error
-        # The memory is the guest's from here on, and never read again; its file is gone before the disks change.
         await self._write(intent=Intent.RUNNING)
-        await self._discard_memory()
-        await run.command("cont")
+        await self._resume()
 
     def _launch_failed(self, launched: Launched, what: str, why: str) -> LaunchFailed:
         output = last_output(self.folder)
@@ -291,15 +289,15 @@ class Machine(FollowedMachine):
         message = f"{what}: {output or why}" if not output or output in why else f"{what}: {output}; {why}"
         return LaunchFailed(message, argv=launched.argv, exit_status=status, last_output=output)
 
-    async def _hold(self, command: str) -> None:
-        if self._run is None or not self._run.is_alive or self.record.intent in BETWEEN:
-            return
-        if command == "cont" and self.record.memory:
-            await self._discard_memory()  # it fits no disk any more once the guest runs
-        try:
-            await self._run.command(command)
-        except (MonitorError, OSError) as error:
-            raise Unresponsive(f"QMP {command}: {error}") from error
+    async def _pause(self) -> None:
+        if self._run is not None and self._run.is_alive and self.record.intent not in BETWEEN:
+            await self._run.command("stop")
+
+    async def _resume(self) -> None:
+        if self._run is not None and self._run.is_alive and self.record.intent not in BETWEEN:
+            # First, as it fits no disk any more once the guest runs.
+            await self._discard_memory()
+            await self._run.command("cont")
 
     async def _shut_down(self) -> None:
         run = self._run
@@ -310,12 +308,9 @@ class Machine(FollowedMachine):
             raise Unavailable("its memory is being written or read", reason=Reason.SUSPENDING, retry_after_s=1.0)
         if self.record.shut_down_asked_at is None:
             await self._write(shut_down_asked_at=datetime.now(UTC))
-        try:
-            await run.command("system_powerdown")
-            if meaning_of(await run.state()) in (Meaning.PAUSED, Meaning.HAS_IO_ERROR):
-                await run.command("cont")
-        except (MonitorError, OSError) as error:
-            raise Unresponsive(f"the guest cannot be asked to shut down: {error}") from error
+        await run.command("system_powerdown")
+        if meaning_of(await run.state()) in (Meaning.PAUSED, Meaning.HAS_IO_ERROR):
+            await self._resume()
 
     async def _power_off(self) -> None:
         await self._end_run()
@@ -346,6 +341,8 @@ class Machine(FollowedMachine):
         await asyncio.to_thread(clear_runs, self._site.runtime_folder, uid)
         if self.record.memory:
             await asyncio.to_thread(suspension.MemoryFile(Path(self.record.memory)).discard)
+        if (definition := self.record.running or self.record.definition) is not None:
+            await asyncio.to_thread(suspension.discard_all, definition, uid, self.folder)
         await self._records.run(self._records.remove, uid)
         self._hierarchies.remove(uid)
 
@@ -371,14 +368,14 @@ class Machine(FollowedMachine):
             await asyncio.to_thread(file.discard)
             if lacking := await asyncio.to_thread(suspension.missing_space, record.running, file.path.parent):
                 raise self._not_suspended(lacking)
-        except OSError as error:
+        except (OSError, suspension.SuspensionError) as error:
             raise self._not_suspended(str(error)) from error
         await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
         try:
             await suspension.begin_to_write(await run.monitor(), file)
         except (MonitorError, OSError) as error:
             self._suspend_failure = str(error)
-            await self._abandon_suspension(file)
+            await self._abandon_suspension()
         self._wake.set()
 
     def _not_suspended(self, why: str) -> Unavailable:
@@ -395,33 +392,31 @@ class Machine(FollowedMachine):
             file = suspension.MemoryFile(Path(self.record.memory))
             try:
                 status, why = await suspension.progress(await run.monitor())
-            except (MonitorError, OSError):
+            except MonitorError:
                 return
             if status in suspension.UNDER_WAY:
                 return
             # Of a process that woke, or wrote its memory before, QEMU says "completed" still.
             if status == "none" or (status == "completed" and not await asyncio.to_thread(file.is_begun)):
                 # Killed before QEMU was told: nothing has failed, and it begins anew when it is asked for again.
-                await self._abandon_suspension(file)
+                await self._abandon_suspension()
                 return
             if status != "completed":
                 self._suspend_failure = why or f"QEMU's migration is in state {status}"
-                await self._abandon_suspension(file)
+                await self._abandon_suspension()
                 return
             try:
                 await asyncio.to_thread(file.publish)
             except OSError as error:
                 self._suspend_failure = str(error)
-                await self._abandon_suspension(file)
+                await self._abandon_suspension()
                 return
             await self._write(intent=Intent.SUSPENDED, shut_down_asked_at=None)
         if self.record.intent is Intent.SUSPENDED:
             await run.end()
             await self._conclude_if_dead()
 
-    async def _abandon_suspension(self, file: suspension.MemoryFile) -> None:
+    async def _abandon_suspension(self) -> None:
         """The guest runs on."""
         await self._write(intent=Intent.RUNNING)
-        await asyncio.to_thread(file.discard)
-        await self._write(memory="")
-        await self._hold("cont")
+        await self._resume()

@@ -42,7 +42,7 @@ class Run:
         """The open monitor.
 
         Raises:
-            MonitorError, OSError: no answer.
+            MonitorError: no answer.
         """
         return await self._link.open(timeout_s)
 
@@ -50,7 +50,7 @@ class Run:
         """What QEMU returns for a command without arguments.
 
         Raises:
-            MonitorError, OSError: it refused, or no answer.
+            MonitorError: it refused, or no answer.
         """
         return await (await self.monitor(timeout_s)).execute(name, timeout_s=timeout_s)
 
@@ -58,7 +58,7 @@ class Run:
         """RunState (QAPI run-state.json).
 
         Raises:
-            MonitorError, OSError: no answer.
+            MonitorError: no answer.
         """
         answer = await self.command("query-status")
         # A guest that broke into its QEMU may answer anything, and must still be one that can be ended.
@@ -70,7 +70,7 @@ class Run:
         """Which disks cannot be used, in words for people.
 
         Raises:
-            MonitorError, OSError: no answer.
+            MonitorError: no answer.
         """
         answer = await self.command("query-block")
         devices = [device for device in answer if isinstance(device, dict)] if isinstance(answer, list) else []
@@ -87,7 +87,7 @@ class Run:
         Raises:
             Unavailable: it does not die.
         """
-        with contextlib.suppress(MonitorError, OSError):
+        with contextlib.suppress(MonitorError):
             await (await self.monitor(QUIT_TIMEOUT_S)).quit(timeout_s=QUIT_TIMEOUT_S)
         if await self.process.wait(QUIT_TIMEOUT_S if self._link.was_opened else 0.0):
             return

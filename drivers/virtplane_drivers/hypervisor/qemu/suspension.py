@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virtplane_api.vocabulary import DiskType
-from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.definition import Definition
 from virtplane_drivers.hypervisor.qemu.disk_locks import booted_incarnation
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor
 
@@ -20,6 +19,7 @@ UNDER_WAY = frozenset({"setup", "active", "device", "pre-switchover", "cancellin
 """MigrationStatus (QAPI migration.json): not over yet."""
 
 _FD_NAME = "memory"
+_PARTIAL = ".partial"
 _COMMAND_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 60.0
 _SLOWEST_BYTES_PER_S = 10 << 20
@@ -44,7 +44,7 @@ class MemoryFile:
     @property
     def partial(self) -> Path:
         """While it is written."""
-        return self.path.with_name(f"{self.path.name}.partial")
+        return self.path.with_name(f"{self.path.name}{_PARTIAL}")
 
     def is_begun(self) -> bool:
         """Whether anything was written, under whichever name. Blocking."""
@@ -77,14 +77,22 @@ class MemoryFile:
 def memory_file(definition: Definition, uid: str, incarnation: str, machine_folder: Path) -> MemoryFile:
     """Beside the first disk that can be written; of a machine without one, among its records. Blocking.
 
-    Named by the run that booted, which the disk's lock knows; `incarnation` is used where there is no such disk.
+    Named by the run that booted, which the disks' locks know; `incarnation` is used where there is no such disk.
 
     Raises:
-        OSError: the disk's lock cannot be read.
+        SuspensionError: the locks do not name one run, so no memory would ever be found to fit.
+        OSError: a lock cannot be read.
     """
-    if (disk := _first_writable(definition)) is not None:
-        incarnation = booted_incarnation(Path(disk.path)) or incarnation
-    return MemoryFile(_folder(definition, machine_folder) / f"{uid}.{incarnation}.memory")
+    booted = {booted_incarnation(path) for path in definition.writable_disks} or {incarnation}
+    if len(booted) > 1 or "" in booted:
+        raise SuspensionError("the locks of its disks do not say which run they are of; restart it (spec.restartedAt)")
+    return MemoryFile(_folder(definition, machine_folder) / f"{uid}.{booted.pop()}.memory")
+
+
+def discard_all(definition: Definition, uid: str, machine_folder: Path) -> None:
+    """Leaves no memory of the machine where its memory goes, also none that a lost record knew of. Blocking."""
+    for path in _folder(definition, machine_folder).glob(f"{uid}.*.memory*"):
+        MemoryFile(path.with_name(path.name.removesuffix(_PARTIAL))).discard()
 
 
 def left_over(definition: Definition, uid: str, machine_folder: Path) -> Path | None:
@@ -102,12 +110,7 @@ def missing_space(definition: Definition, folder: Path) -> str:
 
 
 def _folder(definition: Definition, machine_folder: Path) -> Path:
-    disk = _first_writable(definition)
-    return Path(disk.path).parent if disk is not None else machine_folder
-
-
-def _first_writable(definition: Definition) -> DiskDefinition | None:
-    return next((disk for disk in definition.disks if disk.type is DiskType.DISK), None)
+    return next((path.parent for path in definition.writable_disks), machine_folder)
 
 
 async def begin_to_write(monitor: Monitor, file: MemoryFile) -> None:

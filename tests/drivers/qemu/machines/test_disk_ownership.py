@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +76,8 @@ async def test_the_lock_lasts_as_long_as_the_process_and_not_as_the_agent(host: 
     async with driver_of(host, "b") as second:
         with pytest.raises(Unavailable, match="in use by"):
             await run(second, under(desired, 2))
-        [pid] = guest_processes(host.folder)
-        os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(10):
-            while guest_processes(host.folder):
-                await asyncio.sleep(0.01)
+        # Until the kernel says that it is dead: its command line goes before its open files, and so its locks, do.
+        end_guests(host.folder)
         await second.start(desired.uid)
 
 
@@ -203,18 +198,20 @@ async def test_a_memory_that_no_record_knows_keeps_its_machine_from_booting(
         '{"format": 1, "cluster_id": "c", "machine_uid": "u", "machine": "m", "token": 1e99, "incarnation": "../../x"}',
     ],
 )
-async def test_whatever_stands_in_a_lock_s_record_the_machine_starts_and_suspends(
+async def test_whatever_stands_in_a_lock_s_record_the_machine_starts_and_is_not_suspended_for_good(
     host: QemuHost, two: tuple[QemuDriver, QemuDriver], line: str
 ) -> None:
-    """A guest that broke into its QEMU can write there."""
+    """A guest that broke into its QEMU can write there; a memory that no lock vouches for could never be read again."""
     first, _ = two
     desired = defined(host)
     lock_of(desired).write_text(line)
     await run(first, desired)
     lock_of(desired).write_text(line)
-    await until_suspended(first, desired.uid)
-    [memory] = host.folder.rglob("*.memory")
-    assert memory.parent == lock_of(desired).parent
+    with pytest.raises(Unavailable, match="restart it") as refused:
+        await first.suspend(desired.uid)
+    assert refused.value.reason == Reason.SUSPEND_FAILED
+    assert (await first.observe(desired.uid)).power is PowerState.RUNNING
+    assert list(host.folder.rglob("*.memory*")) == []
 
 
 async def test_a_lock_s_record_cannot_choose_where_a_memory_goes(
@@ -225,6 +222,54 @@ async def test_a_lock_s_record_cannot_choose_where_a_memory_goes(
     await run(first, desired)
     record = json.loads(lock_of(desired).read_text())
     lock_of(desired).write_text(json.dumps(record | {"incarnation": "x/../../../escaped"}) + "\n")
+    with pytest.raises(Unavailable, match="restart it"):
+        await first.suspend(desired.uid)
+
+
+async def test_disks_of_different_runs_keep_their_machine_from_being_suspended(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, _ = two
+    desired, second_disk = defined(host), defined(host)
+    desired = replace(desired, disks=(*desired.disks, *(replace(disk, name="data") for disk in second_disk.disks)))
+    await run(first, desired)
+    lock = lock_of(second_disk)
+    record = json.loads(lock.read_text())
+    lock.write_text(json.dumps(record | {"incarnation": "00000000"}) + "\n")
+    with pytest.raises(Unavailable, match="restart it"):
+        await first.suspend(desired.uid)
+    lock.write_text(json.dumps(record) + "\n")
+    await until_suspended(first, desired.uid)
+    await first.start(desired.uid)
+    assert (await first.observe(desired.uid)).power is PowerState.RUNNING
+
+
+async def test_a_start_that_fails_at_its_second_disk_leaves_the_first_as_it_was(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    """A suspended memory over the first disk still fits then."""
+    first, second = two
+    asleep, busy = under(defined(host), 1), under(defined(host), 1)
+    await run(first, asleep)
+    await until_suspended(first, asleep.uid)
+    await run(first, busy)
+    thief = another(asleep, confirmed=True)
+    thief = replace(thief, disks=(*thief.disks, *(replace(disk, name="data") for disk in busy.disks)))
+    with pytest.raises(Unavailable, match="in use"):
+        await run(second, thief)
+    await first.start(asleep.uid)
+    assert (await first.observe(asleep.uid)).power is PowerState.RUNNING
+
+
+async def test_destroy_removes_a_memory_that_a_lost_record_knew_of(
+    host: QemuHost, two: tuple[QemuDriver, QemuDriver]
+) -> None:
+    first, second = two
+    desired = under(defined(host), 1)
+    await run(first, desired)
     await until_suspended(first, desired.uid)
     [memory] = host.folder.rglob("*.memory")
-    assert memory.parent == lock_of(desired).parent
+    memory.with_name(f"{desired.uid}.0badc0de.memory.partial").touch()
+    await second.define(under(desired, 2))
+    await second.destroy(desired.uid)
+    assert list(host.folder.rglob("*.memory*")) == []
