@@ -1,7 +1,6 @@
 """Events: none is lost between a command and its wait, none holds up a reply, and a flood is bounded."""
 
 import asyncio
-import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -191,20 +190,16 @@ async def test_h30_a_full_queue_says_once_where_events_are_missing_and_goes_on()
     assert [e["event"] for e in await drained(queue)] == ["SHUTDOWN"]
 
 
-async def test_h30_replies_in_a_flood_of_a_hundred_thousand_events_wait_their_turn_and_no_longer(
+async def test_h30_replies_in_a_flood_of_a_hundred_thousand_events_come_behind_the_events_before_them(
     tmp_path: Path,
 ) -> None:
     burst = 1000
     async with linked(tmp_path) as link:
-        latencies_s = []
         for first in range(0, 100_000, burst):
-            began = time.monotonic()
             waiting = link.ask("query-status")
             request = await link.server.request()
             flood = (event("RTC_CHANGE", number=first + n) for n in range(burst))
             await link.server.send(*flood, {"return": {}, "id": request["id"]})
             await waiting
-            latencies_s.append(time.monotonic() - began)
+            assert len(link.events) == first + burst
         assert [e["data"]["number"] for e in link.events] == list(range(100_000))
-        # A burst takes some 5 ms; the bound is for a machine that does much else.
-        assert sorted(latencies_s)[len(latencies_s) // 2] < 0.2
