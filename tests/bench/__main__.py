@@ -1,14 +1,12 @@
 """`make bench`: measures the whole on a real control plane, prints a table, writes build/bench.json (flat keys)."""
 
 import asyncio
-import json
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.bench.monitor import figures as monitor
+from tests.bench.report import report
 from tests.bench.scenarios import NAMESPACE, Bench, Figures
 from tests.cluster.clusters import OwnCluster
 from tests.cluster.control_plane import ControlPlane
@@ -30,7 +28,6 @@ GOALS = {
     "agent_rss_mib.50": "< 100",
     **monitor.GOALS,
 }
-RESULT = Path(__file__).parents[2] / "build" / "bench.json"
 
 
 async def measure() -> Figures:
@@ -56,14 +53,7 @@ async def measure() -> Figures:
 
 def main() -> int:
     """Measure and print; the exit status does not judge."""
-    measured = asyncio.run(measure()) | asyncio.run(monitor.figures())
-    figures = {name: round(value, 4) for name, value in sorted(measured.items())}
-    print(f"{os.cpu_count()} CPUs, {platform.platform()}, Python {platform.python_version()}")
-    for name, value in figures.items():
-        print(f"{name:28} {value:10.4g}   {GOALS.get(name, '')}")
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"written to {RESULT}")
+    report(asyncio.run(measure()) | asyncio.run(monitor.figures()), GOALS, "bench.json")
     return 0
 
 

@@ -9,15 +9,13 @@ Left out of theirs: a private /dev for each machine, and virtlogd between QEMU a
 unless it is told not to.
 """
 
-import json
 import os
-import platform
 import signal
 import sys
-from pathlib import Path
 
 from tests.bench.libvirt.packages import install
 from tests.bench.libvirt.rounds import measure
+from tests.bench.report import report
 
 GOALS = {
     "libvirt.start_ratio": "<= 0.35",
@@ -25,7 +23,6 @@ GOALS = {
     "libvirt.start50_ratio": "<= 0.25",
     "libvirt.memory_ratio": "<= 1.6",
 }
-RESULT = Path(__file__).parents[3] / "build" / "bench-libvirt.json"
 
 
 def main() -> int:
@@ -37,18 +34,11 @@ def main() -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    before = os.getloadavg()[0]
     try:
-        figures = {name: round(value, 4) for name, value in sorted(measure().items())}
+        figures = measure()
     except KeyboardInterrupt:
         return 130
-    load = f"load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
-    print(f"{os.cpu_count()} CPUs, {platform.platform()}, Python {platform.python_version()}, {load}")
-    for name, value in figures.items():
-        print(f"{name:34} {value:10.4g}   {GOALS.get(name, '')}")
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"written to {RESULT}")
+    report(figures, GOALS, "bench-libvirt.json")
     return 0
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.bench.monitor.figures import GOALS, figures
+from tests.bench.report import report
 
 if __name__ == "__main__":
-    for name, value in asyncio.run(figures()).items():
-        print(f"{name:28} {value:10.4g}   {GOALS[name]}")
+    report(asyncio.run(figures()), GOALS, "bench-monitor.json")
