@@ -1,5 +1,6 @@
 """Guests' processes, found by what they have open or were told: the ground truth beside what the resources say."""
 
+import contextlib
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ def guest_processes(folder: Path | str) -> list[int]:
 
 
 def end_guests(folder: Path | str) -> None:
-    """Kill what `guest_processes` finds, by pidfd, and wait until it is gone."""
+    """Kill what `guest_processes` finds, by pidfd, wait until it is gone, and remove the cgroups it leaves."""
     for pid in guest_processes(folder):
         try:
             descriptor = os.pidfd_open(pid)
@@ -21,8 +22,10 @@ def end_guests(folder: Path | str) -> None:
             continue
         try:
             if pid in guest_processes(folder):  # still the same process, now that it is held
+                groups = _own_groups(pid)
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 _wait(descriptor)
+                _remove(groups)
         except ProcessLookupError:
             pass
         finally:
@@ -33,6 +36,20 @@ def _wait(descriptor: int) -> None:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     poll.poll(10_000)
+
+
+def _own_groups(pid: int) -> list[Path]:
+    """The cgroups that an agent made for this process (proc(5): `number:controllers:path` a line)."""
+    paths = {Path(line.split(":", 2)[2]) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+    names = {path.name for path in paths if path.parent.name == "virtplane"}
+    return [group for name in names for group in Path("/sys/fs/cgroup").glob(f"**/virtplane/{name}")]
+
+
+def _remove(groups: list[Path]) -> None:
+    for group in groups:
+        for folder in (group, group.parent):  # the parent too when it was the last
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _command_lines() -> Iterator[tuple[int, list[str]]]:

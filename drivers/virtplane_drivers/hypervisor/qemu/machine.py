@@ -257,6 +257,7 @@ class Machine(FollowedMachine):
             restarts=before.restarts,
         )
         await asyncio.to_thread(clear_runs, self._site.runtime_folder, before.uid)
+        self._hierarchies.remove(before.uid)
 
     async def _greet(self, launched: Launched) -> None:
         """Wait until QEMU runs the guest, or has said why not."""
@@ -343,8 +344,9 @@ class Machine(FollowedMachine):
             await asyncio.to_thread(suspension.MemoryFile(Path(self.record.memory)).discard)
         if (definition := self.record.running or self.record.definition) is not None:
             await asyncio.to_thread(suspension.discard_all, definition, uid, self.folder)
-        await self._records.run(self._records.remove, uid)
+        # The record last: killed before that, the next driver knows the machine and goes on here.
         self._hierarchies.remove(uid)
+        await self._records.run(self._records.remove, uid)
 
     # --- suspension ---------------------------------------------------------------------------------------------------
 

@@ -180,6 +180,7 @@ async def test_a_machine_that_qemu_refuses_stays_stopped_and_says_why(host: Qemu
         assert "-blockdev" in refused.value.argv
         seen = await driver.observe(desired.uid)
         assert (seen.power, seen.last_exit) == (PowerState.STOPPED, None)
+    assert cgroups_of(desired) == []
 
 
 async def test_destroy_leaves_no_file_no_socket_and_no_cgroup(host: QemuHost) -> None:
