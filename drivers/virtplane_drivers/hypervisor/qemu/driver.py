@@ -14,7 +14,7 @@ from virtplane_drivers.errors import Refused
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.hypervisor.contract import ABSENT, Desired, Facts, HypervisorDriver, Observed
 from virtplane_drivers.hypervisor.qemu import host
-from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, find_hierarchies
+from virtplane_drivers.hypervisor.qemu.cgroup import Groups, Hierarchies, find_hierarchies
 from virtplane_drivers.hypervisor.qemu.definition import definition_of
 from virtplane_drivers.hypervisor.qemu.launch import LaunchSite
 from virtplane_drivers.hypervisor.qemu.machine import Machine
@@ -53,6 +53,7 @@ class QemuDriver(HypervisorDriver):
         self._machines: dict[str, Machine] = {}
         self._hints = Hints()
         self._hierarchies = Hierarchies(())
+        self._groups = Groups(self._hierarchies)
         self._users = Users(are_own=False)
         self._site = LaunchSite(runtime_folder, self._records.state_id, hypervisor)
         self._host: host.Host | None = None
@@ -63,6 +64,7 @@ class QemuDriver(HypervisorDriver):
         self._runtime_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._host = await host.look(self._accelerator)
         self._hierarchies = await asyncio.to_thread(find_hierarchies)
+        self._groups = Groups(self._hierarchies)
         self._users = await asyncio.to_thread(find_users)
         if self._users.are_own:
             self._site = replace(self._site, groups=groups_for(self._host.accelerator))
@@ -190,9 +192,7 @@ class QemuDriver(HypervisorDriver):
         return machine
 
     def _machine(self, record: Record) -> Machine:
-        return Machine(
-            record, self._records, self._site, self._hierarchies, self._choose_user, on_change=self._hints.add
-        )
+        return Machine(record, self._records, self._site, self._groups, self._choose_user, on_change=self._hints.add)
 
     def _choose_user(self, uid: str) -> int | None:
         others = (machine.record.user for machine in self._machines.values())

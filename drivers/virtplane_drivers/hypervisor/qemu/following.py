@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from virtplane_api.vocabulary import ENDED_AS_ASKED
-from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, limits_of
+from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
 from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
 from virtplane_drivers.hypervisor.qemu.launch import MONITOR, LaunchSite, clear_runs, run_folder
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
@@ -40,13 +40,13 @@ class FollowedMachine(abc.ABC):
         record: Record,
         records: Records,
         site: LaunchSite,
-        hierarchies: Hierarchies,
+        groups: Groups,
         on_change: Callable[[str], None],
     ) -> None:
         self.record = record
         self._records = records
         self._site = site
-        self._hierarchies = hierarchies
+        self._groups = groups
         self._on_change = on_change
         self._run: Run | None = None
         self._acting = asyncio.Lock()
@@ -76,7 +76,7 @@ class FollowedMachine(abc.ABC):
                 intent = record.intent if record.intent in BETWEEN else Intent.RUNNING
                 await self._write(intent=intent, process=process.identity, started_at=datetime.now(UTC))
             if record.running is not None:
-                self._hierarchies.put(record.uid, process.identity.pid, limits_of(record.running))
+                await self._groups.put(record.uid, process.identity.pid, limits_of(record.running))
             self._wake.set()
         elif record.intent not in (Intent.STOPPED, Intent.SUSPENDED):
             await self._conclude()
@@ -183,7 +183,7 @@ class FollowedMachine(abc.ABC):
                 await self._write_exit(death)
         self._unfollow()
         await asyncio.to_thread(clear_runs, self._site.runtime_folder, record.uid)
-        self._hierarchies.remove(record.uid)
+        await self._groups.remove(record.uid)
 
     async def _write_exit(self, death: Death) -> None:
         record = self.record

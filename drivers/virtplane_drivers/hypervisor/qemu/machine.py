@@ -22,9 +22,8 @@ from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import DriverError, LaunchFailed, Refused, Unavailable, Unresponsive
 from virtplane_drivers.hypervisor.contract import Exit, Observed
 from virtplane_drivers.hypervisor.qemu import suspension
-from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, limits_of
-from virtplane_drivers.hypervisor.qemu.definition import Definition
-from virtplane_drivers.hypervisor.qemu.following import BETWEEN, FollowedMachine
+from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
+from virtplane_drivers.hypervisor.qemu.following import BETWEEN
 from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear_runs, launch
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
 from virtplane_drivers.hypervisor.qemu.output import last_output
@@ -32,6 +31,7 @@ from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import Run
 from virtplane_drivers.hypervisor.qemu.run_states import Meaning, meaning_of
+from virtplane_drivers.hypervisor.qemu.suspendable import SuspendableMachine
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ GREETING_TIMEOUT_S = 30.0
 """Of a start: a busy host takes its time, and a process that ends is noticed at once."""
 
 
-class Machine(FollowedMachine):
+class Machine(SuspendableMachine):
     """Verbs of one machine, called one at a time, and observations, at any time."""
 
     def __init__(
@@ -47,16 +47,15 @@ class Machine(FollowedMachine):
         record: Record,
         records: Records,
         site: LaunchSite,
-        hierarchies: Hierarchies,
+        groups: Groups,
         choose_user: Callable[[str], int | None],
         on_change: Callable[[str], None],
     ) -> None:
-        super().__init__(record, records, site, hierarchies, on_change)
+        super().__init__(record, records, site, groups, on_change)
         self.claims_are_confirmed = False
         """Whether the disks of the next start were just seen to be given to this machine."""
         self._choose_user = choose_user
         self._acts: set[asyncio.Task[None]] = set()
-        self._suspend_failure = ""
 
     # --- observe ------------------------------------------------------------------------------------------------------
 
@@ -203,14 +202,6 @@ class Machine(FollowedMachine):
                 restarts=record.restarts + record.ended_by_itself,
             )
 
-    async def _refuse_if_memory_is_left(self, definition: Definition) -> None:
-        left = await asyncio.to_thread(suspension.left_over, definition, self.record.uid, self.folder)
-        if left is not None:
-            message = (
-                f"a suspended memory of this machine, which no record knows, lies at {left}: booting would lose it"
-            )
-            raise Refused(f"{message}; remove the file to boot from the disk", reason=Reason.MEMORY_LEFT)
-
     async def _start_process(self, intent: Intent, **changes: Any) -> None:
         """A process of a new incarnation: booting, or reading the memory that was written."""
         before = self.record
@@ -231,7 +222,7 @@ class Machine(FollowedMachine):
             raise Unavailable(message, reason=Reason.QEMU_NOT_STARTED, retry_after_s=30.0) from error
         process = watch_child(launched.child)
         assert self.record.running is not None  # noqa: S101  # it was launched
-        self._hierarchies.put(self.record.uid, process.identity.pid, limits_of(self.record.running))
+        await self._groups.put(self.record.uid, process.identity.pid, limits_of(self.record.running))
         self._follow(process)
         waking = intent is Intent.WAKING
         await self._write(
@@ -257,7 +248,7 @@ class Machine(FollowedMachine):
             restarts=before.restarts,
         )
         await asyncio.to_thread(clear_runs, self._site.runtime_folder, before.uid)
-        self._hierarchies.remove(before.uid)
+        await self._groups.remove(before.uid)
 
     async def _greet(self, launched: Launched) -> None:
         """Wait until QEMU runs the guest, or has said why not."""
@@ -293,12 +284,6 @@ class Machine(FollowedMachine):
     async def _pause(self) -> None:
         if self._run is not None and self._run.is_alive and self.record.intent not in BETWEEN:
             await self._run.command("stop")
-
-    async def _resume(self) -> None:
-        if self._run is not None and self._run.is_alive and self.record.intent not in BETWEEN:
-            # First, as it fits no disk any more once the guest runs.
-            await self._discard_memory()
-            await self._run.command("cont")
 
     async def _shut_down(self) -> None:
         run = self._run
@@ -345,80 +330,5 @@ class Machine(FollowedMachine):
         if (definition := self.record.running or self.record.definition) is not None:
             await asyncio.to_thread(suspension.discard_all, definition, uid, self.folder)
         # The record last: killed before that, the next driver knows the machine and goes on here.
-        self._hierarchies.remove(uid)
+        await self._groups.remove(uid)
         await self._records.run(self._records.remove, uid)
-
-    # --- suspension ---------------------------------------------------------------------------------------------------
-
-    async def _suspend(self) -> None:
-        run, record = self._run, self.record
-        if run is None or not run.is_alive or record.intent is Intent.SUSPENDED:
-            return
-        if self._suspend_failure:
-            failure, self._suspend_failure = self._suspend_failure, ""
-            raise self._not_suspended(failure)
-        if record.running is None:
-            raise self._not_suspended("the machine's record was lost; restart it once (spec.restartedAt)")
-        if record.intent is not Intent.RUNNING:
-            self._wake.set()
-            return
-        try:
-            file = await asyncio.to_thread(
-                suspension.memory_file, record.running, record.uid, record.incarnation, self.folder
-            )
-            # An older one must not be taken for the one being written, should we be killed before that is whole.
-            await asyncio.to_thread(file.discard)
-            if lacking := await asyncio.to_thread(suspension.missing_space, record.running, file.path.parent):
-                raise self._not_suspended(lacking)
-        except (OSError, suspension.SuspensionError) as error:
-            raise self._not_suspended(str(error)) from error
-        await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
-        try:
-            await suspension.begin_to_write(await run.monitor(), file)
-        except (MonitorError, OSError) as error:
-            self._suspend_failure = str(error)
-            await self._abandon_suspension()
-        self._wake.set()
-
-    def _not_suspended(self, why: str) -> Unavailable:
-        return Unavailable(f"its memory cannot be written: {why}", reason=Reason.SUSPEND_FAILED, retry_after_s=30.0)
-
-    async def _go_on_suspending(self, run: Run) -> None:
-        """Whoever began it: look how far QEMU is, and finish."""
-        if self.record.intent is Intent.WAKING:
-            # A verb that wakes holds the lock: this one's agent was killed. The guest has not run; from the disk anew.
-            await run.end()
-            await self._conclude_if_dead()
-            return
-        if self.record.intent is Intent.SUSPENDING:
-            file = suspension.MemoryFile(Path(self.record.memory))
-            try:
-                status, why = await suspension.progress(await run.monitor())
-            except MonitorError:
-                return
-            if status in suspension.UNDER_WAY:
-                return
-            # Of a process that woke, or wrote its memory before, QEMU says "completed" still.
-            if status == "none" or (status == "completed" and not await asyncio.to_thread(file.is_begun)):
-                # Killed before QEMU was told: nothing has failed, and it begins anew when it is asked for again.
-                await self._abandon_suspension()
-                return
-            if status != "completed":
-                self._suspend_failure = why or f"QEMU's migration is in state {status}"
-                await self._abandon_suspension()
-                return
-            try:
-                await asyncio.to_thread(file.publish)
-            except OSError as error:
-                self._suspend_failure = str(error)
-                await self._abandon_suspension()
-                return
-            await self._write(intent=Intent.SUSPENDED, shut_down_asked_at=None)
-        if self.record.intent is Intent.SUSPENDED:
-            await run.end()
-            await self._conclude_if_dead()
-
-    async def _abandon_suspension(self) -> None:
-        """The guest runs on."""
-        await self._write(intent=Intent.RUNNING)
-        await self._resume()

@@ -8,11 +8,15 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+SETPRIV = "setpriv"
+"""Of util-linux."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -84,11 +88,17 @@ def spawn(
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own: no signal of our terminal or group reaches it.
 
-    It runs as `user` and in the group of the same number, with `groups` besides; None: as this process does.
+    It runs as `user` and in the group of the same number, with `groups` besides; None: as this process does. Changing
+    users is left to setpriv(1), in the same process: where Popen is to do it, it forks the agent with all its memory
+    instead of vfork(2).
 
     Raises:
         OSError: the program cannot be executed.
     """
+    if shutil.which(argv[0]) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+    if user is not None:
+        argv = [*_as_user(user, groups), *argv]
     with output.open("wb") as log:
         return subprocess.Popen(
             argv,
@@ -97,12 +107,14 @@ def spawn(
             stderr=log,
             pass_fds=pass_fds,
             start_new_session=True,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else groups,
             cwd="/",
             env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C"},
         )
+
+
+def _as_user(user: int, groups: Sequence[int]) -> list[str]:
+    further = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+    return [SETPRIV, f"--reuid={user}", f"--regid={user}", further, "--"]
 
 
 def watch_child(child: "subprocess.Popen[bytes]") -> GuestProcess:
