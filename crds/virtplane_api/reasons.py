@@ -70,6 +70,18 @@ class Reason(StrEnum):
     SUSPEND_FAILED = "SuspendFailed"
     UNRESPONSIVE = "Unresponsive"
 
+    # --- an act on a machine ---
+    COMPLETED = "Completed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    COMMAND_FAILED = "CommandFailed"
+    GUEST_AGENT_REFUSED = "GuestAgentRefused"
+    GUEST_AGENT_SILENT = "GuestAgentSilent"
+    GUEST_COMMAND_LOST = "GuestCommandLost"
+    MACHINE_MOVED = "MachineMoved"
+    MACHINE_NOT_FOUND = "MachineNotFound"
+    NO_DISPLAY = "NoDisplay"
+    TOO_LARGE = "TooLarge"
+
     # --- those who look after it ---
     AGENT_SILENT = "AgentSilent"
     NO_SUCH_DRIVER = "NoSuchDriver"

@@ -28,6 +28,13 @@ class DiskType(StrEnum):
     CDROM = "CDROM"
 
 
+class DisplayType(StrEnum):
+    """The graphics adapter that a guest sees."""
+
+    VGA = "VGA"
+    """Every guest knows it from its first boot screen on."""
+
+
 class DeletionPolicy(StrEnum):
     """What becomes of the data when the Volume is deleted."""
 

@@ -5,6 +5,7 @@
     DriverError                 anything a driver says; never raised itself
     ├── Unavailable             not now: ask again after retry_after_s
     │   └── Unresponsive        the machine's own hypervisor process does not answer; others are not affected
+    ├── GuestCommandLost        a program in a guest may have run; nobody knows how it ended
     └── Refused                 never like this: somebody must change something first
         ├── StaleToken          the host or a disk has seen a greater token; carries it
         └── LaunchFailed        the hypervisor could not start the machine; carries argv, exit status, last output
@@ -38,6 +39,13 @@ class Unresponsive(Unavailable):
 
     def __init__(self, message: str, *, retry_after_s: float = 5.0) -> None:
         super().__init__(message, reason=Reason.UNRESPONSIVE, retry_after_s=retry_after_s)
+
+
+class GuestCommandLost(DriverError):
+    """A program was given to a guest, and its end was not seen. Asking again would run it again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason=Reason.GUEST_COMMAND_LOST)
 
 
 class Refused(DriverError):

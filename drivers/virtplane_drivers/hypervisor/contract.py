@@ -4,7 +4,8 @@ A machine is known by its UID (metadata.uid of the VirtualMachine); ids of the h
 A driver holds no truth: what it says in `observe` it has just looked up, from the running hypervisor and from a small
 durable record per machine, so a driver that was killed at any point and opened again says the same.
 
-The verbs are idempotent: asking again for what is so already changes nothing and is no error. They return promptly;
+The verbs are idempotent: asking again for what is so already changes nothing and is no error. (Those of `CanReset` to
+`CanRunGuestCommands` are not: each call is another act, and their caller sees to it that there is one.) They return promptly;
 what takes long (a guest that shuts down) is asked for, and then seen in `observe`. One machine's verbs are never called
 at the same time by two tasks; those of different machines are, and a machine that hangs must not delay another.
 
@@ -21,13 +22,14 @@ at the same time by two tasks; those of different machines are, and a machine th
 `destroy` is allowed in every state, and ends the machine first, by force.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
 
-from virtplane_api.vocabulary import DiskType, ExitReason, PowerState
+from virtplane_api.keys import KeyName
+from virtplane_api.vocabulary import DiskType, DisplayType, ExitReason, PowerState
 from virtplane_drivers.attachment import Attachment
 
 
@@ -85,6 +87,8 @@ class Desired:
     cpu: Cpu
     memory_mib: int
     disks: tuple[Disk, ...] = ()
+    display: DisplayType | None = None
+    """What the guest shows its screen on; None: it has none."""
     pinned: Pinned = field(default_factory=Pinned)
     """From the resource's status; a driver that has a record of its own prefers the record."""
     restarted_at: str = ""
@@ -276,8 +280,106 @@ class HasSerialLog(Protocol):
         ...
 
 
+@runtime_checkable
+class CanReset(Protocol):
+    """A hypervisor that has a reset button."""
+
+    async def reset(self, uid: str) -> None:
+        """Restart the guest at once, as by the reset button: what it has not written is lost. The run is the same one.
+
+        Raises:
+            Refused: the machine does not run (NotRunning).
+            Unavailable: it does not answer, or its memory is being written or read.
+        """
+        ...
+
+
+@runtime_checkable
+class CanInjectNmi(Protocol):
+    """A hypervisor that can interrupt a guest that listens to nothing else."""
+
+    async def inject_nmi(self, uid: str) -> None:
+        """Give the guest's processors a non-maskable interrupt: its kernel writes a dump, or panics, as it is set up.
+
+        Raises:
+            Refused, Unavailable: as `CanReset.reset`.
+        """
+        ...
+
+
+@runtime_checkable
+class CanSendKeys(Protocol):
+    """A hypervisor with a keyboard."""
+
+    async def send_keys(self, uid: str, keys: Sequence[KeyName]) -> None:
+        """Press the keys in their order, hold them together for a moment, and let go of them.
+
+        Raises:
+            Refused, Unavailable: as `CanReset.reset`.
+        """
+        ...
+
+
+@runtime_checkable
+class CanTakeScreenshots(Protocol):
+    """A hypervisor that draws what a guest shows."""
+
+    async def screenshot(self, uid: str, max_bytes: int) -> bytes:
+        """The guest's screen as a PNG file.
+
+        Raises:
+            Refused: the machine does not run (NotRunning), has no display (NoDisplay), or the file is larger (TooLarge).
+            Unavailable: as `CanReset.reset`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCommand:
+    """A program to run inside a guest. No shell is between, unless it is the program."""
+
+    argv: tuple[str, ...]
+    timeout_s: float
+    max_output_bytes: int
+    """Of each of stdout and stderr; what is more is cut off at the end."""
+    stdin: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCommandResult:
+    """How a program in a guest ended, as the guest tells it."""
+
+    exit_code: int | None
+    signal: int | None
+    """The signal or exception that ended it, instead of an exit code."""
+    stdout: bytes = b""
+    stderr: bytes = b""
+    is_truncated: bool = False
+    """Output is missing at the end of either."""
+
+
+@runtime_checkable
+class CanRunGuestCommands(Protocol):
+    """A hypervisor that reaches an agent inside the guest (QEMU's guest agent, VMware Tools)."""
+
+    async def run_guest_command(self, uid: str, command: GuestCommand) -> GuestCommandResult:
+        """Run the program to its end. Verbs of the machine are not held up by it; a cancelled one runs on in the guest.
+
+        Raises:
+            Refused: the machine does not run (NotRunning), or the guest's agent refuses (GuestAgentRefused).
+            Unavailable: no agent answers in the guest (GuestAgentSilent), nothing was run.
+            GuestCommandLost: it may have run, and how it ended is not known.
+        """
+        ...
+
+
 CAPABILITIES: Mapping[str, type] = {
+    "GuestCommand": CanRunGuestCommands,
+    "InjectNMI": CanInjectNmi,
     "Pause": CanPause,
+    "Reset": CanReset,
+    "Screenshot": CanTakeScreenshots,
+    "SendKeys": CanSendKeys,
     "SerialConsole": HasSerialLog,
     "ShutDown": CanShutDown,
     "Suspend": CanSuspend,
