@@ -11,11 +11,18 @@ class Placed:
     """An informer on `status.placement.agentName`. A change names the UID that was there and the one that is."""
 
     def __init__(
-        self, client: KubeClient, resource: Resource, agent_name: str, on_change: Callable[[str], None]
+        self,
+        client: KubeClient,
+        resource: Resource,
+        agent_name: str,
+        on_change: Callable[[str], None],
+        *,
+        keep: Callable[[Object], Object] = lambda obj: obj,
     ) -> None:
-        self.informer = Informer(
-            client, resource, self._changed, field_selector=f"status.placement.agentName={agent_name}"
-        )
+        """`keep` is what of an object is kept, of what is large."""
+        selector = f"status.placement.agentName={agent_name}"
+        self.informer = Informer(client, resource, self._changed, field_selector=selector, keep=keep)
+        self._keep = keep
         self._on_change = on_change
         self._uids: dict[Key, str] = {}
         self._by_uid: dict[str, Object] = {}
@@ -33,7 +40,7 @@ class Placed:
         uid = uid_of(obj)
         known = self._by_uid.get(uid)
         if known is not None and _version(known) < _version(obj):
-            self._by_uid[uid] = obj
+            self._by_uid[uid] = self._keep(obj)
 
     def _changed(self, key: Key) -> None:
         obj = self.informer.objects.get(key)

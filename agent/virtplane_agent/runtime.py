@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from virtplane_agent.actions.reconcile import ActionReconciler
 from virtplane_agent.endpoints import Endpoints
 from virtplane_agent.hypervisors.pools import PoolProbe
 from virtplane_agent.hypervisors.reconcile import HypervisorReconciler
@@ -15,11 +16,13 @@ from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
 from virtplane_agent.volumes import status as volume_fields
 from virtplane_agent.volumes.reconcile import VolumeReconciler
+from virtplane_api.actions import without_results
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.passes import outcome_of
 from virtplane_api.kube.resources import (
+    ACTIONS,
     HYPERVISORS,
     STORAGE_POOLS,
     VIRTUAL_MACHINES,
@@ -33,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 MACHINES_AT_WORK = 32
 VOLUMES_AT_WORK = 16
+ACTIONS_AT_WORK = 16
 _EVENTS_AGAIN_S = 1.0
 
 
@@ -45,8 +49,10 @@ class Agent:
         self._machine_loop = _loop("VirtualMachine", self._machine_pass, concurrency=MACHINES_AT_WORK)
         self._volume_loop = _loop("Volume", self._volume_pass, concurrency=VOLUMES_AT_WORK)
         self._hypervisor_loop = _loop("Hypervisor", self._hypervisor_pass, concurrency=2)
+        self._action_loop = _loop("VirtualMachineAction", self._action_pass, concurrency=ACTIONS_AT_WORK)
         self._machines = Placed(client, VIRTUAL_MACHINES, name, self._machine_loop.enqueue)
         self._volumes = Placed(client, VOLUMES, name, self._volume_loop.enqueue)
+        self._actions = Placed(client, ACTIONS, name, self._action_loop.enqueue, keep=without_results)
         self._pools = Informer(client, STORAGE_POOLS, self._pool_changed)
         self._hypervisors = Informer(
             client,
@@ -84,14 +90,29 @@ class Agent:
             ),
             self._machine_loop.enqueue,
         )
+        self._action_reconciler = ActionReconciler(
+            client, endpoints, self._actions, self._machines, self._events, self._action_loop.enqueue
+        )
         self._hypervisor_reconciler = HypervisorReconciler(
             client, endpoints, self._hypervisors, PoolProbe(self._pools, endpoints.storage), strays
         )
 
     async def run(self) -> None:
         """Watch first; nothing is done to a machine before all that is placed here was listed once."""
+        try:
+            await self._work()
+        finally:
+            await self._action_reconciler.stop()
+
+    async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            informers = (self._pools, self._hypervisors, self._volumes.informer, self._machines.informer)
+            informers = (
+                self._pools,
+                self._hypervisors,
+                self._volumes.informer,
+                self._machines.informer,
+                self._actions.informer,
+            )
             for informer in informers:
                 tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
             tasks.create_task(self._events.run(), name="events")
@@ -102,12 +123,16 @@ class Agent:
                 self._machine_loop.enqueue(uid)
             tasks.create_task(self._volume_loop.run(), name="reconcile Volumes")
             tasks.create_task(self._machine_loop.run(), name="reconcile VirtualMachines")
+            tasks.create_task(self._action_loop.run(), name="reconcile VirtualMachineActions")
             for endpoint in self._endpoints.hypervisors.values():
                 follow = _follow(endpoint.driver.events, self._machine_loop.enqueue)
                 tasks.create_task(follow, name=f"events of {endpoint.name}")
             for kind, storage in self._endpoints.storage.items():
                 follow = _follow(storage.events, self._volume_loop.enqueue)
                 tasks.create_task(follow, name=f"events of {kind} storage")
+
+    async def _action_pass(self, uid: str) -> Outcome:
+        return await self._action_reconciler.reconcile(uid)
 
     async def _machine_pass(self, uid: str) -> Outcome:
         return await self._machine_reconciler.reconcile(uid)

@@ -1,4 +1,4 @@
-"""The keys of a PC's keyboard by their names in Linux (include/uapi/linux/input-event-codes.h), as libvirt takes them too.
+"""The keys of a PC's keyboard by their names in Linux (include/uapi/linux/input-event-codes.h), as libvirt has them.
 
 A name is of a key by its place, not of what is printed on it: KEY_Y types a z on a German keyboard.
 """

@@ -35,6 +35,16 @@ class DisplayType(StrEnum):
     """Every guest knows it from its first boot screen on."""
 
 
+class ActionType(StrEnum):
+    """An act on a machine that is no state."""
+
+    RESET = "Reset"
+    NMI = "NMI"
+    SEND_KEYS = "SendKeys"
+    SCREENSHOT = "Screenshot"
+    GUEST_COMMAND = "GuestCommand"
+
+
 class DeletionPolicy(StrEnum):
     """What becomes of the data when the Volume is deleted."""
 

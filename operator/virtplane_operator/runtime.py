@@ -7,12 +7,14 @@ import asyncio
 import logging
 import random
 
+from virtplane_api.actions import without_results
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.errors import ApiError
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.passes import outcome_of
 from virtplane_api.kube.resources import (
+    ACTIONS,
     HYPERVISORS,
     STORAGE_POOLS,
     VIRTUAL_MACHINES,
@@ -25,6 +27,7 @@ from virtplane_api.kube.resources import (
 )
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
 from virtplane_api.reconcile import ReconcileLoop
+from virtplane_operator.actions.reconcile import ActionReconciler
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.hypervisors.reconcile import HypervisorReconciler
 from virtplane_operator.machines.reconcile import MachineReconciler
@@ -36,8 +39,8 @@ from virtplane_operator.world.usage import hypervisor_of
 
 _log = logging.getLogger(__name__)
 
-KINDS = (HYPERVISORS, STORAGE_POOLS, VOLUMES, VIRTUAL_MACHINES)
-HOT_KINDS = (VOLUMES, VIRTUAL_MACHINES)
+KINDS = (HYPERVISORS, STORAGE_POOLS, VOLUMES, VIRTUAL_MACHINES, ACTIONS)
+HOT_KINDS = (VOLUMES, VIRTUAL_MACHINES, ACTIONS)
 """Watched by informers of ours: kopf spends 1 ms of CPU per event, three times what the decision takes."""
 KOPF_KINDS = (HYPERVISORS, STORAGE_POOLS)
 RESYNC_EVERY_S = 600.0
@@ -58,11 +61,13 @@ class Operator:
         candidates = Candidates(self.store, self._usage, self._health)
         self._machines = MachineReconciler(client, self.store, self._usage, candidates, self._health, self._events)
         self._volumes = VolumeReconciler(client, self.store, candidates, self._events)
+        actions = ActionReconciler(client, self.store, self._health, self._events)
         pools = PoolReconciler(client, self.store, self._health, self._events)
         hypervisors = HypervisorReconciler(client, self.store, self._health)
         self._loops: dict[str, ReconcileLoop[Key]] = {
             VIRTUAL_MACHINES.plural: _loop("VirtualMachine", self._machines, concurrency=32),
             VOLUMES.plural: _loop("Volume", self._volumes, concurrency=16),
+            ACTIONS.plural: _loop("VirtualMachineAction", actions, concurrency=8),
             STORAGE_POOLS.plural: _loop("StoragePool", pools, concurrency=4),
             HYPERVISORS.plural: _loop("Hypervisor", hypervisors, concurrency=4),
         }
@@ -95,7 +100,7 @@ class Operator:
                 uids[key] = uid_of(obj)
                 self.store.put(resource, obj)
 
-        informer = Informer(self._client, resource, changed)
+        informer = Informer(self._client, resource, changed, keep=without_results)
         return informer
 
     async def _list_until_it_works(self) -> None:
@@ -120,7 +125,7 @@ class Operator:
     async def _list(self) -> None:
         for resource in KINDS:
             listed, version = await self._client.list_all(resource)
-            self.store.replace_all(resource, listed, version)
+            self.store.replace_all(resource, map(without_results, listed), version)
 
     # --- who is to be looked at again ---------------------------------------------------------------------------------
 
@@ -185,7 +190,7 @@ class Operator:
 
 def _loop(
     name: str,
-    reconciler: MachineReconciler | VolumeReconciler | PoolReconciler | HypervisorReconciler,
+    reconciler: MachineReconciler | VolumeReconciler | ActionReconciler | PoolReconciler | HypervisorReconciler,
     *,
     concurrency: int,
 ) -> ReconcileLoop[Key]:

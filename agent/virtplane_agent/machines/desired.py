@@ -8,7 +8,7 @@ from virtplane_agent.machines.disks import AttachedDisk
 from virtplane_agent.machines.steps import Goal, Seen, seen
 from virtplane_api.kube.resources import Object, is_being_deleted, uid_of
 from virtplane_api.quantity import quantity_mib
-from virtplane_api.vocabulary import DiskType, RestartPolicy
+from virtplane_api.vocabulary import DiskType, DisplayType, RestartPolicy
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Observed, Owner, Pinned
 
 DEFAULT_GRACE_S = 60
@@ -85,6 +85,7 @@ def desired_machine(machine: Object, cluster_id: str, attached: Sequence[Attache
             )
             for disk in attached
         ),
+        display=DisplayType(spec["display"]["type"]) if "display" in spec else None,
         restarted_at=spec.get("restartedAt", ""),
         pinned=Pinned(machine_type=effective.get("machineType"), cpu_model=(effective.get("cpu") or {}).get("model")),
     )

@@ -130,6 +130,7 @@ def _effective(effective: Effective) -> dict[str, Any]:
         "accelerator": effective.accelerator,
         "cpu": {"cores": effective.cpu.cores, "model": effective.cpu.model},
         "memory": {"size": format_bytes(effective.memory_mib * _MIB)},
+        "display": {"type": effective.display.value} if effective.display is not None else None,
     }
     return {field: value for field, value in values.items() if value}
 
@@ -144,4 +145,6 @@ def _pending_changes(machine: Object, effective: Effective) -> list[dict[str, st
         pending.append("spec.cpu.model")
     if quantity_mib(spec["memory"]["size"]) != effective.memory_mib:
         pending.append("spec.memory.size")
+    if spec.get("display", {}).get("type") != effective.display:
+        pending.append("spec.display")
     return [{"field": field, "applies": "OnRestart"} for field in pending]

@@ -22,7 +22,6 @@ from virtplane_api.kube.resources import Object, Resource
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
-_PAGE_SIZE = 500
 
 
 class KubeClient:
@@ -55,7 +54,7 @@ class KubeClient:
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> tuple[list[Object], str]:
         """All objects that the selectors admit (apiVersion and kind filled in); the resourceVersion to watch from."""
-        params = _selectors(field_selector, label_selector) | {"limit": str(_PAGE_SIZE)}
+        params = _selectors(field_selector, label_selector) | {"limit": str(resource.page_size)}
         items: list[Object] = []
         while True:
             page = await self._request("GET", resource.path(namespace), params=params)
@@ -123,6 +122,21 @@ class KubeClient:
         return await self._request(
             "PATCH", path, params={"fieldManager": field_manager}, body=patch, content_type=_MERGE
         )
+
+    async def delete(self, resource: Resource, read: Object) -> None:
+        """Ask for the deletion of exactly the object that was read (by uid and resourceVersion).
+
+        Raises:
+            Conflict: the object changed since it was read, or is another one of that name.
+            NotFound: it is gone.
+        """
+        metadata = read["metadata"]
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        }
+        await self._request("DELETE", resource.path(metadata.get("namespace", ""), metadata["name"]), body=body)
 
     @asynccontextmanager
     async def watch(

@@ -34,7 +34,9 @@ class Informer:
         *,
         field_selector: str = "",
         relist_every_s: float = 600.0,
+        keep: Callable[[Object], Object] = lambda obj: obj,
     ) -> None:
+        """`keep` is what of an object is kept, of what is large."""
         self.resource = resource
         self.objects: dict[Key, Object] = {}
         self.synced = asyncio.Event()
@@ -45,6 +47,7 @@ class Informer:
         self._on_change = on_change
         self._field_selector = field_selector
         self._relist_every_s = relist_every_s
+        self._keep = keep
         self._version = ""
         self._listed_at = 0.0
 
@@ -67,7 +70,7 @@ class Informer:
 
     async def _list(self) -> None:
         items, version = await self._client.list_all(self.resource, field_selector=self._field_selector)
-        listed = {key_of(item): item for item in items}
+        listed = {key_of(item): self._keep(item) for item in items}
         changed = [key for key in self.objects if key not in listed]
         changed += [key for key, item in listed.items() if _version_of(self.objects.get(key)) != _version_of(item)]
         self.objects = listed
@@ -101,7 +104,7 @@ class Informer:
         if event_type == "DELETED":
             self.objects.pop(key, None)
         else:
-            self.objects[key] = obj
+            self.objects[key] = self._keep(obj)
         self._on_change(key)
 
 

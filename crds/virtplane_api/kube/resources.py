@@ -28,6 +28,8 @@ class Resource:
     plural: str
     kind: str
     namespaced: bool
+    page_size: int = 500
+    """How many are listed at a time; fewer of what may be large."""
 
     @property
     def api_version(self) -> str:
@@ -49,6 +51,7 @@ class Resource:
 
 
 VIRTUAL_MACHINES = Resource(GROUP, VERSION, "virtualmachines", "VirtualMachine", namespaced=True)
+ACTIONS = Resource(GROUP, VERSION, "virtualmachineactions", "VirtualMachineAction", namespaced=True, page_size=20)
 VOLUMES = Resource(GROUP, VERSION, "volumes", "Volume", namespaced=True)
 STORAGE_POOLS = Resource(GROUP, VERSION, "storagepools", "StoragePool", namespaced=False)
 HYPERVISORS = Resource(GROUP, VERSION, "hypervisors", "Hypervisor", namespaced=False)

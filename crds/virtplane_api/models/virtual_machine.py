@@ -21,7 +21,7 @@ from virtplane_api.models.common import (
 from virtplane_api.models.transition_rules import PLACEMENT_KEPT, STATUS_PLACEMENT_KEPT, TOKEN_GROWS, unchanged
 from virtplane_api.models.volume import VolumeTemplate
 from virtplane_api.names import CATEGORY, GROUP, VERSION
-from virtplane_api.vocabulary import DiskType, ExitReason, PowerState, RestartPolicy
+from virtplane_api.vocabulary import DiskType, DisplayType, ExitReason, PowerState, RestartPolicy
 
 
 class DesiredPowerState(StrEnum):
@@ -96,6 +96,14 @@ class Disk(StructuralModel):
         default=None,
         description="The disk with the lowest number boots first. Without any number: the first disk of the list.",
         examples=[1],
+    )
+
+
+class Display(StructuralModel):
+    """The guest's screen."""
+
+    type: DisplayType = Field(
+        description="The graphics adapter. VGA: every guest knows it, from its first boot screen on.", examples=["VGA"]
     )
 
 
@@ -180,6 +188,14 @@ class VirtualMachineSpec(StructuralModel):
         description="The guest's disks. Each name once.",
         examples=[[{"name": "root", "volume": {"size": "20Gi"}}]],
     )
+    display: Display | None = Field(
+        default=None,
+        description=(
+            "A screen, of which a VirtualMachineAction takes screenshots. Without it the machine has none, but a "
+            "serial console. A change takes effect at the next start."
+        ),
+        examples=[{"type": "VGA"}],
+    )
     scheduling: Scheduling | None = Field(
         default=None,
         description="Where the machine may run. Without it: on any healthy Hypervisor with room.",
@@ -246,6 +262,7 @@ class Effective(StructuralModel):
         default=None, description="The guest's processors.", examples=[{"cores": 2, "model": "max"}]
     )
     memory: EffectiveMemory | None = Field(default=None, description="The guest's memory.", examples=[{"size": "2Gi"}])
+    display: Display | None = Field(default=None, description="The guest's screen.", examples=[{"type": "VGA"}])
 
 
 class LastExit(StructuralModel):

@@ -4,10 +4,11 @@ A machine is known by its UID (metadata.uid of the VirtualMachine); ids of the h
 A driver holds no truth: what it says in `observe` it has just looked up, from the running hypervisor and from a small
 durable record per machine, so a driver that was killed at any point and opened again says the same.
 
-The verbs are idempotent: asking again for what is so already changes nothing and is no error. (Those of `CanReset` to
-`CanRunGuestCommands` are not: each call is another act, and their caller sees to it that there is one.) They return promptly;
+The verbs are idempotent: asking again for what is so already changes nothing and is no error. They return promptly;
 what takes long (a guest that shuts down) is asked for, and then seen in `observe`. One machine's verbs are never called
 at the same time by two tasks; those of different machines are, and a machine that hangs must not delay another.
+
+Acts (`CanReset` to `CanRunGuestCommands`) are not idempotent: each call is one more, at any time beside a verb.
 
 ::
 
@@ -104,6 +105,7 @@ class Effective:
     memory_mib: int
     machine_type: str | None = None
     accelerator: str | None = None
+    display: DisplayType | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +330,7 @@ class CanTakeScreenshots(Protocol):
         """The guest's screen as a PNG file.
 
         Raises:
-            Refused: the machine does not run (NotRunning), has no display (NoDisplay), or the file is larger (TooLarge).
+            Refused: the machine does not run (NotRunning), has no display (NoDisplay), or it is larger (TooLarge).
             Unavailable: as `CanReset.reset`.
         """
         ...

@@ -1,0 +1,1 @@
+"""VirtualMachineActions: whom the operator gives them to, and when they are over or gone."""
