@@ -71,6 +71,7 @@ class Reason(StrEnum):
     UNRESPONSIVE = "Unresponsive"
 
     # --- an act on a machine ---
+    ACT_REFUSED = "ActRefused"
     COMPLETED = "Completed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     COMMAND_FAILED = "CommandFailed"

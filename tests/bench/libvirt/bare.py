@@ -18,10 +18,10 @@ from virtplane_drivers.hypervisor.qemu.grants import GrantedFile, Grants
 _TIMEOUT_S = 30.0
 
 
-def bare_argv(machine: Definition, guest: Guest, *, monitor: int, disk: int, log: int) -> list[str]:
+def bare_argv(machine: Definition, guest: Guest, *, monitor: int, agent: int, disk: int, log: int) -> list[str]:
     """The command line, with these descriptors."""
     grants = Grants((GrantedFile(disk, guest.disk),), GrantedFile(log, guest.serial_log), locks=())
-    return argv_of(machine, Run(guest.uid, "bare", Owner("bench", 1), "bare", monitor, grants))
+    return argv_of(machine, Run(guest.uid, "bare", Owner("bench", 1), "bare", monitor, agent, grants))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,24 @@ class BareTimes:
 
 def bare_run(machine: Definition, guest: Guest) -> BareTimes:
     """Start it, wait until it answers, kill it."""
-    path = guest.disk.with_suffix(".monitor")
-    path.unlink(missing_ok=True)
+    path, agent_path = guest.disk.with_suffix(".monitor"), guest.disk.with_suffix(".agent")
+    for socket_path in (path, agent_path):
+        socket_path.unlink(missing_ok=True)
     log = os.open(guest.serial_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     disk = os.open(guest.disk, os.O_RDWR)
-    with closing(socket.socket(socket.AF_UNIX)) as listener, closing(socket.socket(socket.AF_UNIX)) as monitor:
-        listener.bind(str(path))
-        listener.listen(1)
-        argv = bare_argv(machine, guest, monitor=listener.fileno(), disk=disk, log=log)
+    with (
+        closing(socket.socket(socket.AF_UNIX)) as listener,
+        closing(socket.socket(socket.AF_UNIX)) as agent,
+        closing(socket.socket(socket.AF_UNIX)) as monitor,
+    ):
+        for one, socket_path in ((listener, path), (agent, agent_path)):
+            one.bind(str(socket_path))
+            one.listen(1)
+        descriptors = [listener.fileno(), agent.fileno(), disk, log]
+        argv = bare_argv(machine, guest, monitor=descriptors[0], agent=descriptors[1], disk=disk, log=log)
         monitor.settimeout(_TIMEOUT_S)
         began = time.perf_counter()
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[listener.fileno(), disk, log]
-        )
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=descriptors)
         try:
             monitor.connect(str(path))
             times = []

@@ -93,6 +93,7 @@ def domain_xml(machine: Definition, guest: Guest, *, ports: int, user: int | Non
       <boot order='1'/>
     </disk>
     <serial type='null'><log file={quoteattr(str(guest.serial_log))} append='on'/><target port='0'/></serial>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <panic model='isa'/>
     <memballoon model='none'/>
     <video><model type='none'/></video>

@@ -36,7 +36,7 @@ def measure() -> Figures:
         bare = Guest(f"{run}-bare", folder / "bare.img", folder / "bare.log")
         make_disk(bare)
         machine = definition(machine_type, bare)
-        ports = root_ports(bare_argv(machine, bare, monitor=0, disk=0, log=0))
+        ports = root_ports(bare_argv(machine, bare, monitor=0, agent=0, disk=0, log=0))
         daemons = start_daemons(supervisor, folder / "daemons")
         with (
             their_side(folder / "theirs", run, FLEET, daemons, machine_type, ports) as theirs,

@@ -14,12 +14,12 @@ GUEST = Guest("bench-1", Path("/srv/<&'\".img"), Path("/srv/serial.log"))
 @pytest.fixture
 def domain() -> ElementTree.Element:
     machine = definition("pc-q35-7.2", GUEST)
-    argv = bare_argv(machine, GUEST, monitor=3, disk=4, log=5)
+    argv = bare_argv(machine, GUEST, monitor=3, agent=6, disk=4, log=5)
     return ElementTree.fromstring(domain_xml(machine, GUEST, ports=root_ports(argv), user=1_900_000_007))  # noqa: S314
 
 
 def test_both_sides_have_the_same_machine_type_memory_and_translation_cache(domain: ElementTree.Element) -> None:
-    argv = bare_argv(definition("pc-q35-7.2", GUEST), GUEST, monitor=3, disk=4, log=5)
+    argv = bare_argv(definition("pc-q35-7.2", GUEST), GUEST, monitor=3, agent=6, disk=4, log=5)
     kind = domain.find("os/type")
     assert kind is not None
     assert argv[argv.index("-machine") + 1].split(",")[0] == kind.get("machine")
@@ -28,7 +28,7 @@ def test_both_sides_have_the_same_machine_type_memory_and_translation_cache(doma
 
 
 def test_both_sides_have_as_many_root_ports(domain: ElementTree.Element) -> None:
-    argv = bare_argv(definition("pc-q35-7.2", GUEST), GUEST, monitor=3, disk=4, log=5)
+    argv = bare_argv(definition("pc-q35-7.2", GUEST), GUEST, monitor=3, agent=6, disk=4, log=5)
     ports = domain.findall("devices/controller[@model='pcie-root-port']")
     assert len(ports) == " ".join(argv).count('"driver": "pcie-root-port"') > 1
 
@@ -41,3 +41,10 @@ def test_a_path_with_markup_in_it_stays_a_path(domain: ElementTree.Element) -> N
 
 def test_a_domain_runs_as_the_user_that_it_was_given(domain: ElementTree.Element) -> None:
     assert domain.findtext("seclabel[@model='dac']/label") == "+1900000007:+1900000007"
+
+
+def test_both_sides_have_a_port_for_the_guest_s_agent(domain: ElementTree.Element) -> None:
+    argv = bare_argv(definition("pc-q35-7.2", GUEST), GUEST, monitor=3, agent=6, disk=4, log=5)
+    target = domain.find("devices/channel/target")
+    assert target is not None
+    assert f'"name": "{target.get("name")}"' in " ".join(argv)

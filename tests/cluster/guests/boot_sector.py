@@ -138,11 +138,15 @@ ENDINGS = bytes.fromhex(
     "10004000007c00004000000000000000"  # 7d4d packet
     "ffff00000092cf00"  # 7d5d                                 a data segment of 4 GiB
     "0f00557d0000"  #    7d65 gdtr
+    "31c0"  #            7d6b echo:    xor %ax, %ax           waits for a key, by the BIOS,
+    "cd16"  #            7d6d          int $0x16
+    "e815ff"  #          7d6f          call put               and prints its character
+    "ebf7"  #            7d72          jmp echo
 )
 CHOICES_AT = 0x1A8
 """Behind the code: last (4 bytes, the second that ends it, 0 for none), buttons (2), ending (2, an address)."""
 
-HANG, OFF, CRASH, PANIC, UNFED, WRITE = 0x7C65, 0x7C5E, 0x7C69, 0x7CF0, 0x7CF9, 0x7D31
+HANG, OFF, CRASH, PANIC, UNFED, WRITE, ECHO = 0x7C65, 0x7C5E, 0x7C69, 0x7CF0, 0x7CF9, 0x7D31, 0x7D6B
 POWER_BUTTON = 0x100
 
 
@@ -163,6 +167,8 @@ class BootSectorKind(StrEnum):
     """It winds up q35's watchdog after the given number of ticks and never feeds it (QMP: WATCHDOG, seconds later)."""
     WRITES = "writes"
     """From the given tick on it writes 32 KiB more to its disk each second; an error ends the ticks."""
+    ECHOES = "echoes"
+    """After the given number of ticks it prints the character of each key that is pressed, and nothing else."""
 
 
 def boot_sector(kind: BootSectorKind, ticks: int = 3) -> bytes:
@@ -177,6 +183,7 @@ def boot_sector(kind: BootSectorKind, ticks: int = 3) -> bytes:
         BootSectorKind.PANICS: (ticks, 0, PANIC),
         BootSectorKind.UNFED: (ticks, 0, UNFED),
         BootSectorKind.WRITES: (ticks, 0, WRITE),
+        BootSectorKind.ECHOES: (ticks, 0, ECHO),
     }[kind]
     program = (CODE + STRINGS + ENDINGS).ljust(CHOICES_AT, b"\0") + struct.pack("<IHH", last, buttons, ending)
     return program.ljust(446, b"\0") + _partition_table(IMAGE_BYTES // SECTOR_BYTES) + b"\x55\xaa"

@@ -78,6 +78,26 @@ def unpack(packages: Sequence[Package], downloads: Path, root: Path) -> None:
         _run(["dpkg-deb", "--extract", str(archive), str(root)])
 
 
+def libraries_of(program: Path, root: Path) -> dict[str, bytes]:
+    """The shared libraries of a program below `root`, from there too, by the paths that its own loader looks at.
+
+    Raises:
+        PackageError: one is missing: its package is not among those that were unpacked.
+    """
+    loaders = [*root.glob("lib64/ld-linux-x86-64.so.2"), *root.glob("usr/lib64/ld-linux-x86-64.so.2")]
+    folders = [*root.glob("lib/x86_64-linux-gnu"), *root.glob("usr/lib/x86_64-linux-gnu")]
+    loader = loaders[0].resolve()
+    if not loader.is_relative_to(root):  # an absolute link of the package
+        loader = next(folder / loader.name for folder in folders if (folder / loader.name).exists())
+    listed = _run([str(loader), "--library-path", ":".join(map(str, folders)), "--list", str(program)]).stdout
+    if missing := re.findall(r"(\S+) => not found", listed):
+        raise PackageError(f"{program.name} needs {', '.join(missing)}, which no package that was unpacked has")
+    found = {f"lib/x86_64-linux-gnu/{name}": Path(path) for name, path in re.findall(r"(\S+) => (/\S+) \(", listed)}
+    return {"lib64/ld-linux-x86-64.so.2": loader.read_bytes()} | {
+        name: path.read_bytes() for name, path in found.items() if "ld-linux" not in name
+    }
+
+
 def update_lists() -> None:
     """`apt-get update`.
 

@@ -11,7 +11,8 @@ second partition is the guest's memory: one sector that counts its boots. All it
     uptime 8
 
 The uptime shows that a guest was neither reset nor replaced, the boot number that its disk was kept. The ACPI power
-button makes it print `POWERING_OFF_LINE` and power off; Enter on the serial port gives a shell. It wants 96 MiB.
+button makes it print `POWERING_OFF_LINE` and power off; Enter on the serial port gives a shell, and QEMU's guest agent
+runs commands. It wants 96 MiB.
 
 `python -m tests.cluster.guests.quickstart` builds the image, when it is not in the cache yet, and prints its path. That
 takes seconds, 30 MB of downloads and no root; it works on Debian 12. For Ubuntu, whose kernels have other names, it is
@@ -55,10 +56,12 @@ COUNTER_MAGIC = "virtplane-quickstart-boots"
 
 KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm")
 """Debian's, then Ubuntu's; each only depends on the newest kernel."""
-TOOLS = ("busybox-static", "mtools", "syslinux", "syslinux-common")
+TOOLS = ("busybox-static", "mtools", "syslinux", "syslinux-common", "qemu-guest-agent")
+LIBRARIES = ("libc6", "libglib2.0-0", "libglib2.0-0t64", "libnuma1", "libpcre2-8-0", "libudev1", "liburing2")
+"""Of the agent; those that the distribution has."""
 APPLETS = ("cat", "cttyhack", "dd", "insmod", "mount", "poweroff", "rm", "setsid", "sh", "sleep", "sync")
 """What the guest's script calls; its shell gets all the others."""
-MODULES = ("virtio_pci", "virtio_blk", "button", "evdev")
+MODULES = ("virtio_pci", "virtio_blk", "button", "evdev", "virtio_console")
 
 # Numbers of the serial port: 0 is ttyS0. Flow control 0: do not wait for a terminal. NOESCAPE: no key, and no noise on
 # the line, can stop the boot at a prompt. panic=-1: a dead kernel resets the machine at once, which its host sees.
@@ -101,9 +104,10 @@ def quickstart_image(progress: Report | None = None) -> Path:
 
 def _ingredients() -> list[Package]:
     """What decides the image's content: the package that stands for the newest kernel, and the tools'."""
-    known = debian_packages.candidates((*KERNELS, *TOOLS))
+    known = debian_packages.candidates((*KERNELS, *TOOLS, *LIBRARIES))
     kernel = next((name for name in KERNELS if name in known), KERNELS[0])
-    return [debian_packages.known_package(name, known) for name in (kernel, *TOOLS)]
+    libraries = [name for name in LIBRARIES if name in known]
+    return [debian_packages.known_package(name, known) for name in (kernel, *TOOLS, *libraries)]
 
 
 def _packages(ingredients: list[Package]) -> list[Package]:
@@ -192,6 +196,10 @@ def _initramfs(unpacked: Path) -> bytes:
         archive.symlink(f"bin/{applet}", "busybox")
     for name, content in modules.items():
         archive.file(f"lib/modules/{name}", content)
+    agent = unpacked / "usr/sbin/qemu-ga"
+    archive.file("bin/qemu-ga", agent.read_bytes(), 0o755)
+    for path, content in debian_packages.libraries_of(agent, unpacked).items():
+        archive.file(path, content, 0o755)
     archive.file("etc/modules", "\n".join(modules).encode())
     archive.file("etc/quickstart", _settings().encode())
     archive.file("init", INIT.read_bytes(), 0o755)

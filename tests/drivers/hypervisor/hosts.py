@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from tests.cluster.guest_processes import end_guests
 from tests.cluster.guests.boot_sector import BootSectorKind, boot_sector_image
-from virtplane_api.vocabulary import DiskFormat
+from virtplane_api.vocabulary import DiskFormat, DisplayType
 from virtplane_drivers.attachment import Attachment, FakeAttachment, FileAttachment
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, HypervisorDriver, Owner
 from virtplane_drivers.hypervisor.fake import FakeHypervisor, World
@@ -73,7 +73,15 @@ class QemuHost:
 HOSTS: dict[str, Callable[[Path], Host]] = {"fake": FakeHost, "qemu": QemuHost}
 
 
-def machine(host: Host, *, cores: int = 1, token: int = 1, obedient: bool = True, uid: str = "") -> Desired:
+def machine(
+    host: Host,
+    *,
+    cores: int = 1,
+    token: int = 1,
+    obedient: bool = True,
+    uid: str = "",
+    display: DisplayType | None = None,
+) -> Desired:
     """A small machine with one disk."""
     return Desired(
         uid=uid or str(uuid4()),
@@ -84,4 +92,5 @@ def machine(host: Host, *, cores: int = 1, token: int = 1, obedient: bool = True
         cpu=Cpu(cores),
         memory_mib=32,
         disks=(Disk("root", host.disk(obedient=obedient)),),
+        display=display,
     )

@@ -1,14 +1,12 @@
 """What every hypervisor driver keeps, tried on each of them. QEMU's guests are real."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.guest_processes import end_guests
-from tests.drivers.hypervisor.hosts import HOSTS, Host, machine
+from tests.drivers.hypervisor.hosts import Host, machine
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import (
@@ -22,18 +20,6 @@ from virtplane_drivers.hypervisor.contract import (
     Observed,
     Owner,
 )
-
-
-@pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
-    yield HOSTS[request.param](tmp_path)
-    end_guests(tmp_path)
-
-
-@pytest.fixture
-async def driver(host: Host) -> AsyncIterator[HypervisorDriver]:
-    async with host.open() as opened:
-        yield opened
 
 
 async def until(look: Callable[[], Awaitable[Observed]], holds: Callable[[Observed], bool]) -> Observed:

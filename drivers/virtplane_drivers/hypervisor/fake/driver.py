@@ -1,22 +1,37 @@
 """The driver of a fake host."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from virtplane_api.keys import KeyName
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.attachment import FakeAttachment, FileAttachment
 from virtplane_drivers.errors import Refused, Unresponsive
 from virtplane_drivers.hints import Hints
-from virtplane_drivers.hypervisor.contract import ABSENT, Desired, Facts, HypervisorDriver, Observed
+from virtplane_drivers.hypervisor.contract import (
+    ABSENT,
+    CAPABILITIES,
+    Desired,
+    Facts,
+    GuestCommand,
+    GuestCommandResult,
+    HypervisorDriver,
+    Observed,
+)
 from virtplane_drivers.hypervisor.fake.faults import Faults
 from virtplane_drivers.hypervisor.fake.world import Machine, World
 
 _NAME = "fake"
+_PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d494844520000000100000001080000000"
+    "03a7e9b550000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
+)
+"""A PNG file."""
 
 
 class FakeHypervisor(HypervisorDriver):
@@ -59,7 +74,7 @@ class FakeHypervisor(HypervisorDriver):
             memory_mib=self._memory_mib,
             allocatable_memory_mib=self._memory_mib,
             attachments=frozenset({FakeAttachment, FileAttachment}),
-            capabilities=frozenset({"Pause", "SerialConsole", "ShutDown", "Suspend"}),
+            capabilities=frozenset(CAPABILITIES),
             missing={"HardwareAcceleration": "a fake hypervisor runs nothing"},
         )
 
@@ -154,6 +169,34 @@ class FakeHypervisor(HypervisorDriver):
         self._forget_shut_down(uid)
         self._known(uid).shut_down_asked_at = None
 
+    async def reset(self, uid: str) -> None:
+        """The fake guest prints that it boots anew."""
+        self._running("reset", uid).serial += b"fake guest: reset\n"
+
+    async def inject_nmi(self, uid: str) -> None:
+        """The fake guest prints that it was interrupted."""
+        self._running("inject_nmi", uid).serial += b"fake guest: NMI\n"
+
+    async def send_keys(self, uid: str, keys: Sequence[KeyName]) -> None:
+        """The fake guest prints which."""
+        self._running("send_keys", uid).serial += f"fake guest: keys {' '.join(keys)}\n".encode()
+
+    async def screenshot(self, uid: str, max_bytes: int) -> bytes:
+        """One grey pixel."""
+        running = self._running("screenshot", uid).running
+        if running is None or running.display is None:
+            raise Refused("it has no display: set spec.display and restart it", reason=Reason.NO_DISPLAY)
+        if len(_PIXEL) > max_bytes:
+            raise Refused(f"the screen takes more than {max_bytes} bytes", reason=Reason.TOO_LARGE)
+        return _PIXEL
+
+    async def run_guest_command(self, uid: str, command: GuestCommand) -> GuestCommandResult:
+        """The fake guest's one program prints its arguments and what it reads."""
+        self._running("run_guest_command", uid)
+        output = " ".join(command.argv).encode() + b"\n" + command.stdin
+        cut = output[: command.max_output_bytes]
+        return GuestCommandResult(exit_code=0, signal=None, stdout=cut, is_truncated=cut != output)
+
     async def destroy(self, uid: str) -> None:
         """Forget the machine."""
         self.faults.meet("destroy", uid)
@@ -174,6 +217,15 @@ class FakeHypervisor(HypervisorDriver):
         machine = self.world.machines.get(uid)
         if machine is None:
             raise Refused(f"machine {uid} is not defined", reason=Reason.NOT_DEFINED)
+        return machine
+
+    def _running(self, act: str, uid: str) -> Machine:
+        self.faults.meet(act, uid)
+        machine = self._known(uid)
+        if machine.hangs:
+            raise Unresponsive("the fake machine was told to hang")
+        if machine.running is None or machine.suspended:
+            raise Refused("the machine does not run", reason=Reason.NOT_RUNNING)
         return machine
 
     def _shuts_down(self, uid: str) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from virtplane_api.vocabulary import ENDED_AS_ASKED, ExitReason, PowerState
+from virtplane_api.vocabulary import ENDED_AS_ASKED, DisplayType, ExitReason, PowerState
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Effective, Exit, Owner
 
 MACHINE_TYPE = "fake-1"
@@ -88,6 +88,7 @@ class World:
             memory_mib=desired.memory_mib,
             machine_type=machine_type or MACHINE_TYPE,
             accelerator=ACCELERATOR,
+            display=desired.display,
         )
         if old is None:
             old = self.machines[desired.uid] = Machine(desired.namespace, desired.name, desired.owner, defined)
@@ -205,9 +206,11 @@ def _read(row: dict[str, Any]) -> Machine:
 
 
 def _effective_row(effective: Effective) -> list[Any]:
-    return [effective.cpu.cores, effective.cpu.model, effective.memory_mib, effective.machine_type]
+    cpu = effective.cpu
+    return [cpu.cores, cpu.model, effective.memory_mib, effective.machine_type, effective.display]
 
 
 def _effective(row: list[Any]) -> Effective:
-    cores, model, memory_mib, machine_type = row
-    return Effective(Cpu(cores, model), memory_mib, machine_type, ACCELERATOR)
+    cores, model, memory_mib, machine_type, display = row
+    display = DisplayType(display) if display else None
+    return Effective(Cpu(cores, model), memory_mib, machine_type, ACCELERATOR, display)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from virtplane_api.vocabulary import DiskType
+from virtplane_api.vocabulary import DiskType, DisplayType
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
 from virtplane_drivers.hypervisor.qemu.grants import Grants
@@ -23,7 +23,8 @@ DISK_ID = "disk-"
 """Before a disk's name: its device's id."""
 
 _FIRST_PORT_SLOT = 2
-"""On pcie.0: slot 0 is the host bridge, slot 1 is left for a display; 31 is q35's own chipset."""
+"""On pcie.0: slot 0 is the host bridge, slot 1 a display's; 31 is q35's own chipset."""
+_DISPLAY_ADDRESS = "0x1"
 _FUNCTIONS = 8
 _SERIAL_CONTROLLER_PORT = 0
 _FIRST_DISK_PORT = 1
@@ -45,6 +46,8 @@ class Run:
     """Of the state folder that has the machine's record."""
     monitor_fd: int
     """A listening unix socket, inherited under this number."""
+    guest_agent_fd: int
+    """Another one."""
     grants: Grants
     is_waking: bool = False
     """Wait for the guest's memory (`migrate-incoming`) instead of booting."""
@@ -69,6 +72,8 @@ def argv_of(definition: Definition, run: Run) -> list[str]:
     argv += ["-global", "ICH9-LPC.noreboot=off"]
     argv += ["-chardev", f"socket,id=monitor,fd={run.monitor_fd},server=on,wait=off"]
     argv += ["-mon", "chardev=monitor,mode=control"]
+    if definition.guest_agent:
+        argv += ["-chardev", f"socket,id=guest-agent,fd={run.guest_agent_fd},server=on,wait=off"]
     for number, file in enumerate([run.grants.serial_log, *run.grants.disks]):
         argv += ["-add-fd", f"fd={file.fd},set={number},opaque={_escaped(str(file.path))}"]
     argv += ["-chardev", f"null,id=serial0,logfile={_granted_path(_SERIAL_SET)},logappend=on"]
@@ -119,6 +124,12 @@ def _devices(definition: Definition) -> Iterator[dict[str, Any]]:
         yield device
     yield {"driver": "virtio-serial-pci", "id": "virtio-serial0", "bus": f"rp{_SERIAL_CONTROLLER_PORT}"}
     yield {"driver": "isa-serial", "id": "serial0-device", "chardev": "serial0"}
+    if definition.guest_agent:
+        # The name is what guests' agents look for; its port's number is part of what a suspended guest wakes on.
+        agent = {"driver": "virtserialport", "id": "guest-agent0", "bus": "virtio-serial0.0", "nr": 1}
+        yield agent | {"chardev": "guest-agent", "name": "org.qemu.guest_agent.0"}
+    if definition.display is DisplayType.VGA:
+        yield {"driver": "VGA", "id": "display0", "bus": "pcie.0", "addr": _DISPLAY_ADDRESS}
     # By which a guest's kernel tells of its panic; on the ISA bus, it takes no slot.
     yield {"driver": "pvpanic", "id": "pvpanic0"}
 

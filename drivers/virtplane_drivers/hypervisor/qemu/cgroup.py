@@ -25,6 +25,8 @@ _UNTOUCHED = frozenset({"cpuset"})
 _LIMITING = frozenset({"memory", "cpu"})
 _PERIOD_US = 100_000
 _MIB = 1 << 20
+_DISPLAY_MIB = 16
+"""A VGA adapter's own memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Limits:
 def limits_of(definition: Definition) -> Limits:
     """Room for the guest's memory, its page tables, its virtual CPUs, the disks' caches, and code translated by TCG."""
     overhead_mib = 256 + definition.memory_mib // 32 + 16 * definition.cores + 8 * len(definition.disks)
+    if definition.display is not None:
+        overhead_mib += _DISPLAY_MIB
     if definition.accelerator == "tcg":
         overhead_mib += tcg_cache_mib(definition)
     return Limits(

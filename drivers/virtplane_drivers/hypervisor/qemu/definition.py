@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import DiskFormat, DiskType
+from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Effective
@@ -46,6 +46,9 @@ class Definition:
     disks: tuple[DiskDefinition, ...] = ()
     restarted_at: str = ""
     """See `Desired`."""
+    display: DisplayType | None = None
+    guest_agent: bool = False
+    """Whether it has the port that a guest agent speaks through: machines of before 0.2 wake without."""
 
     @property
     def writable_disks(self) -> tuple[Path, ...]:
@@ -60,6 +63,7 @@ class Definition:
             memory_mib=self.memory_mib,
             machine_type=self.machine_type,
             accelerator=self.accelerator,
+            display=self.display,
         )
 
 
@@ -88,6 +92,8 @@ def definition_of(
         accelerator=accelerator,
         disks=_disks(desired.disks, previous.disks if previous is not None else ()),
         restarted_at=desired.restarted_at,
+        display=desired.display,
+        guest_agent=True,
     )
 
 

@@ -2,17 +2,26 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from virtplane_api.keys import KeyName
 from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hints import Hints
-from virtplane_drivers.hypervisor.contract import ABSENT, Desired, Facts, HypervisorDriver, Observed
+from virtplane_drivers.hypervisor.contract import (
+    ABSENT,
+    Desired,
+    Facts,
+    GuestCommand,
+    GuestCommandResult,
+    HypervisorDriver,
+    Observed,
+)
 from virtplane_drivers.hypervisor.qemu import host
 from virtplane_drivers.hypervisor.qemu.cgroup import Groups, Hierarchies, find_hierarchies
 from virtplane_drivers.hypervisor.qemu.definition import definition_of
@@ -25,6 +34,17 @@ from virtplane_drivers.hypervisor.qemu.users import Users, find_users, groups_fo
 
 SERIAL_LOG_MAX_BYTES = 1 << 20
 _CAP_LOGS_EVERY_S = 5.0
+_CAPABILITIES = (
+    "GuestCommand",
+    "InjectNMI",
+    "Pause",
+    "Reset",
+    "Screenshot",
+    "SendKeys",
+    "SerialConsole",
+    "ShutDown",
+    "Suspend",
+)
 
 
 class QemuDriver(HypervisorDriver):
@@ -86,7 +106,7 @@ class QemuDriver(HypervisorDriver):
     async def probe(self) -> Facts:
         """See the contract; looked up when the driver was entered."""
         looked, total_mib = self._looked, host.memory_mib()
-        capabilities, missing = {"Pause", "SerialConsole", "ShutDown", "Suspend"}, {}
+        capabilities, missing = set(_CAPABILITIES), {}
         for name, why_not in (
             ("HardwareAcceleration", looked.no_acceleration_because),
             ("OwnCgroup", self._hierarchies.missing),
@@ -162,6 +182,26 @@ class QemuDriver(HypervisorDriver):
     async def suspend(self, uid: str) -> None:
         """Write the guest's memory beside its first disk (QMP `migrate` to a descriptor), then end the process."""
         await self._known(uid).suspend()
+
+    async def reset(self, uid: str) -> None:
+        """Press the reset button (QMP `system_reset`)."""
+        await self._known(uid).reset()
+
+    async def inject_nmi(self, uid: str) -> None:
+        """QMP `inject-nmi`."""
+        await self._known(uid).inject_nmi()
+
+    async def send_keys(self, uid: str, keys: Sequence[KeyName]) -> None:
+        """QMP `send-key`."""
+        await self._known(uid).send_keys(keys)
+
+    async def screenshot(self, uid: str, max_bytes: int) -> bytes:
+        """QMP `screendump`."""
+        return await self._known(uid).screenshot(max_bytes)
+
+    async def run_guest_command(self, uid: str, command: GuestCommand) -> GuestCommandResult:
+        """The guest agent's `guest-exec`."""
+        return await self._known(uid).run_guest_command(command)
 
     async def destroy(self, uid: str) -> None:
         """Leave nothing of the machine but its disks."""

@@ -8,13 +8,15 @@ its exit is written, then the process is asked to quit.
 import abc
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ENDED_AS_ASKED
+from virtplane_drivers.errors import Unavailable, Unresponsive
 from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
 from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
 from virtplane_drivers.hypervisor.qemu.launch import MONITOR, LaunchSite, clear_runs, run_folder
@@ -25,6 +27,8 @@ from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import Run
 from virtplane_drivers.hypervisor.qemu.run_states import END_CAUSES
 from virtplane_drivers.hypervisor.qemu.suspension import MemoryFile
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +55,7 @@ class FollowedMachine(abc.ABC):
         self._run: Run | None = None
         self._acting = asyncio.Lock()
         """Held by a verb, and by the worker while it concludes: one writer of the record at a time."""
+        self._acts: set[asyncio.Task[Any]] = set()
         self._worker: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._news = False
@@ -80,6 +85,30 @@ class FollowedMachine(abc.ABC):
             self._wake.set()
         elif record.intent not in (Intent.STOPPED, Intent.SUSPENDED):
             await self._conclude()
+
+    async def leave(self) -> None:
+        """Stop watching; what runs, runs on, and what is being done is finished first."""
+        if self._acts:
+            await asyncio.wait(self._acts)
+        await self._stop_following()
+
+    async def _act(self, act: Coroutine[Any, Any, T]) -> T:
+        """Do it to its end, also when the caller is cancelled: a process half started would be one nobody knows of."""
+
+        async def locked() -> T:
+            async with self._acting:
+                try:
+                    return await act
+                except OSError as error:
+                    message = f"the host's files cannot be used: {error}"
+                    raise Unavailable(message, reason=Reason.STORAGE_ERROR, retry_after_s=10.0) from error
+                except MonitorError as error:
+                    raise Unresponsive(str(error)) from error
+
+        task = asyncio.create_task(locked(), name=f"verb of machine {self.record.uid}")
+        self._acts.add(task)
+        task.add_done_callback(self._acts.discard)
+        return await asyncio.shield(task)
 
     @abc.abstractmethod
     async def _go_on_suspending(self, run: Run) -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from virtplane_drivers.hypervisor.qemu.record import Intent, Record
 from virtplane_drivers.hypervisor.qemu.suspension import MemoryFile
 
 MONITOR = "monitor"
+GUEST_AGENT = "guest-agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,14 @@ def launch(record: Record, site: LaunchSite, machine_folder: Path, *, claims_con
         is_waking=is_waking,
     )
     folder = run_folder(site.runtime_folder, record.uid, record.incarnation)
-    with grants_of_run as grants, contextlib.closing(_listen(folder)) as listener:
+    with grants_of_run as grants, _listening(folder, MONITOR) as monitor, _listening(folder, GUEST_AGENT) as agent:
         run = Run(
             uid=record.uid,
             incarnation=record.incarnation,
             owner=record.owner,
             state_id=site.state_id,
-            monitor_fd=listener.fileno(),
+            monitor_fd=monitor,
+            guest_agent_fd=agent,
             grants=grants,
             is_waking=is_waking,
         )
@@ -79,7 +81,7 @@ def launch(record: Record, site: LaunchSite, machine_folder: Path, *, claims_con
         child = spawn(
             argv,
             output=machine_folder / QEMU_LOG,
-            pass_fds=[listener.fileno(), *grants.descriptors],
+            pass_fds=[monitor, *([agent] if definition.guest_agent else []), *grants.descriptors],
             user=record.user,
             groups=site.groups,
         )
@@ -107,14 +109,21 @@ def _booted(record: Record) -> str:
     return MemoryFile(Path(record.memory)).incarnation if record.intent is Intent.WAKING else record.incarnation
 
 
-def _listen(folder: Path) -> socket.socket:
+@contextlib.contextmanager
+def _listening(folder: Path, name: str) -> Iterator[int]:
+    """Descriptor of a socket of that name in the folder, open for the length of the block."""
+    with contextlib.closing(_listen(folder, name)) as listener:
+        yield listener.fileno()
+
+
+def _listen(folder: Path, name: str) -> socket.socket:
     """A socket bound through the folder's descriptor: an address holds 107 bytes (unix(7)), a path may be longer."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listener.bind(f"/proc/self/fd/{descriptor}/{MONITOR}")
+            listener.bind(f"/proc/self/fd/{descriptor}/{name}")
             listener.listen(1)
             # While QEMU starts two of its threads may wait for the first client: one would hang in accept(2).
             listener.settimeout(0)

@@ -11,11 +11,11 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
@@ -28,10 +28,12 @@ from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
 from virtplane_drivers.hypervisor.qemu.output import last_output
 from virtplane_drivers.hypervisor.qemu.process import watch_child
+from virtplane_drivers.hypervisor.qemu.reachable import ReachableMachine
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import Run
 from virtplane_drivers.hypervisor.qemu.run_states import Meaning, meaning_of
-from virtplane_drivers.hypervisor.qemu.suspendable import SuspendableMachine
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ GREETING_TIMEOUT_S = 30.0
 """Of a start: a busy host takes its time, and a process that ends is noticed at once."""
 
 
-class Machine(SuspendableMachine):
+class Machine(ReachableMachine):
     """Verbs of one machine, called one at a time, and observations, at any time."""
 
     def __init__(
@@ -55,7 +57,6 @@ class Machine(SuspendableMachine):
         self.claims_are_confirmed = False
         """Whether the disks of the next start were just seen to be given to this machine."""
         self._choose_user = choose_user
-        self._acts: set[asyncio.Task[None]] = set()
 
     # --- observe ------------------------------------------------------------------------------------------------------
 
@@ -155,30 +156,6 @@ class Machine(SuspendableMachine):
     async def define(self, **changes: Any) -> None:
         """Write changed fields of the record; the run is not touched."""
         await self._act(self._write(**changes))
-
-    async def leave(self) -> None:
-        """Stop watching; what runs, runs on, and what is being done is finished first."""
-        if self._acts:
-            await asyncio.wait(self._acts)
-        await self._stop_following()
-
-    async def _act(self, act: Coroutine[Any, Any, None]) -> None:
-        """Do it to its end, also when the caller is cancelled: a process half started would be one nobody knows of."""
-
-        async def locked() -> None:
-            async with self._acting:
-                try:
-                    await act
-                except OSError as error:
-                    message = f"the host's files cannot be used: {error}"
-                    raise Unavailable(message, reason=Reason.STORAGE_ERROR, retry_after_s=10.0) from error
-                except MonitorError as error:
-                    raise Unresponsive(str(error)) from error
-
-        task = asyncio.create_task(locked(), name=f"verb of machine {self.record.uid}")
-        self._acts.add(task)
-        task.add_done_callback(self._acts.discard)
-        await asyncio.shield(task)
 
     async def _start(self) -> None:
         if self._run is not None and self._run.is_alive:

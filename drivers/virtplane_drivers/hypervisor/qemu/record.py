@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import DiskFormat, DiskType, ExitReason
+from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType, ExitReason
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Exit, Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
@@ -31,9 +31,10 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""2 (0.1.0): `ended_by_itself`, `restarts`, `memory`, `user`, the definition's `restarted_at`. 1 is read as well."""
-_READABLE = frozenset({1, FORMAT})
+FORMAT = 3
+"""3 (0.1.0): the definition's `display`, `guest_agent`. 2: `ended_by_itself`, `restarts`, `memory`, `user`, the
+definition's `restarted_at`. Both are read as well as 1."""
+_READABLE = frozenset({1, 2, FORMAT})
 _FILE = "record.json"
 _MAX_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit Linux."""
@@ -213,7 +214,8 @@ def _definition(values: dict[str, Any] | None) -> Definition | None:
         DiskDefinition(**{**disk, "format": DiskFormat(disk["format"]), "type": DiskType(disk["type"])})
         for disk in values["disks"]
     )
-    return Definition(**{**values, "disks": disks})
+    display = values.get("display")
+    return Definition(**{**values, "disks": disks, "display": DisplayType(display) if display else None})
 
 
 def _time(text: str | None) -> datetime | None:

@@ -17,7 +17,6 @@ class Meaning(enum.Enum):
 
 MEANINGS: Mapping[str, Meaning] = {
     "running": Meaning.RUNS,
-    "prelaunch": Meaning.RUNS,
     "inmigrate": Meaning.RUNS,
     "restore-vm": Meaning.RUNS,
     "save-vm": Meaning.RUNS,
@@ -25,6 +24,8 @@ MEANINGS: Mapping[str, Meaning] = {
     # The guest's own sleep (ACPI S3): for us it runs.
     "suspended": Meaning.RUNS,
     "paused": Meaning.PAUSED,
+    # A start is over before the first command is answered: this is a guest that was reset while it was held.
+    "prelaunch": Meaning.PAUSED,
     "debug": Meaning.PAUSED,
     "finish-migrate": Meaning.PAUSED,
     "postmigrate": Meaning.PAUSED,

@@ -1,6 +1,5 @@
 """Names, words and sizes cannot begin an option: what a real QEMU understood is what was meant, or it refuses."""
 
-import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from virtplane_drivers.hypervisor.qemu.argv import Run as Arguments
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
 from virtplane_drivers.hypervisor.qemu.disk_locks import DiskOwner
 from virtplane_drivers.hypervisor.qemu.grants import granted
-from virtplane_drivers.hypervisor.qemu.launch import MONITOR, _listen
+from virtplane_drivers.hypervisor.qemu.launch import GUEST_AGENT, MONITOR, _listening
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorError, connect
 from virtplane_drivers.hypervisor.qemu.process import spawn, watch_child
 
@@ -65,7 +64,16 @@ async def test_qemu_understands_what_was_meant_or_refuses(
         image = _image_in(where)
         disks = (DiskDefinition(disk, str(image), DiskFormat.RAW, DiskType.DISK, boot_order, 0),)
         definition = Definition(
-            namespace, name, "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11", cores, "max", memory_mib, "q35", "tcg", disks
+            namespace,
+            name,
+            "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11",
+            cores,
+            "max",
+            memory_mib,
+            "q35",
+            "tcg",
+            disks,
+            guest_agent=True,
         )
         understood = await _understood(definition, where)
         if understood is None:
@@ -94,11 +102,12 @@ async def _understood(definition: Definition, where: Path) -> dict[str, Any] | N
     output = where / "qemu.log"
     with (
         granted(definition, where / "serial.log", OWNER, claims_confirmed=True) as grants,
-        contextlib.closing(_listen(folder)) as listener,
+        _listening(folder, MONITOR) as listener,
+        _listening(folder, GUEST_AGENT) as agent,
     ):
-        arguments = Arguments("uid-1", "run-1", Owner("cluster", 1), "state", listener.fileno(), grants)
+        arguments = Arguments("uid-1", "run-1", Owner("cluster", 1), "state", listener, agent, grants)
         argv = [*argv_of(definition, arguments), "-S"]
-        child = spawn(argv, output=output, pass_fds=[listener.fileno(), *grants.descriptors], user=None, groups=())
+        child = spawn(argv, output=output, pass_fds=[listener, agent, *grants.descriptors], user=None, groups=())
     process = watch_child(child)
     try:
         monitor = await connect(folder / MONITOR, on_event=lambda _e: None, on_close=lambda _e: None, timeout_s=20.0)

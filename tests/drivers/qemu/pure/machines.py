@@ -63,7 +63,7 @@ def run(
     """One run of the machine: its log is open under the number 10, its disks from 20 on."""
     disks = tuple(GrantedFile(20 + index, Path(one.path)) for index, one in enumerate(machine.disks))
     grants = Grants(disks, GrantedFile(10, Path(serial_log)), locks=())
-    return Run(uid, incarnation, owner, state_id, monitor_fd=9, grants=grants)
+    return Run(uid, incarnation, owner, state_id, monitor_fd=9, guest_agent_fd=8, grants=grants)
 
 
 def argv(machine: Definition, **changes: Any) -> list[str]:

@@ -16,6 +16,8 @@ Option = tuple[str, Any]
 HOLDS = {"werror": "stop", "rerror": "stop"}
 """A full disk holds the guest, instead of breaking its file system."""
 VIRTIO = HOLDS | {"driver": "virtio-blk-pci"}
+AGENT_PORT = {"driver": "virtserialport", "id": "guest-agent0", "bus": "virtio-serial0.0", "nr": 1}
+AGENT_PORT |= {"chardev": "guest-agent", "name": "org.qemu.guest_agent.0"}
 CDROM = HOLDS | {"driver": "ide-cd"}
 
 
@@ -77,6 +79,7 @@ def test_the_whole_command_line_of_a_machine_with_two_disks_and_a_cdrom() -> Non
         ("-global", "ICH9-LPC.noreboot=off"),
         ("-chardev", "socket,id=monitor,fd=9,server=on,wait=off"),
         ("-mon", "chardev=monitor,mode=control"),
+        ("-chardev", "socket,id=guest-agent,fd=8,server=on,wait=off"),
         ("-add-fd", "fd=10,set=0,opaque=/var/lib/virtplane/qemu/vm-1/serial.log"),
         ("-add-fd", "fd=20,set=1,opaque=/srv/root.qcow2"),
         ("-add-fd", "fd=21,set=2,opaque=/srv/data.qcow2"),
@@ -95,6 +98,7 @@ def test_the_whole_command_line_of_a_machine_with_two_disks_and_a_cdrom() -> Non
         root_port(10, "0x3.0x2"),
         ("-device", {"driver": "virtio-serial-pci", "id": "virtio-serial0", "bus": "rp0"}),
         ("-device", {"driver": "isa-serial", "id": "serial0-device", "chardev": "serial0"}),
+        ("-device", AGENT_PORT),
         ("-device", {"driver": "pvpanic", "id": "pvpanic0"}),
         file_node(0, read_only=False),
         format_node(0, "qcow2", read_only=False),

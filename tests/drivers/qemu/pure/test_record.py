@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.drivers.qemu.pure.machines import OWNER, SMBIOS_UUID, cdrom, definition, disk
-from virtplane_api.vocabulary import ExitReason
+from virtplane_api.vocabulary import DisplayType, ExitReason
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Exit, Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
@@ -36,7 +37,7 @@ FULL = Record(
     name="web",
     owner=OWNER,
     intent=Intent.RUNNING,
-    definition=definition(disk("root"), cdrom("tools", boot_order=1)),
+    definition=definition(disk("root"), cdrom("tools", boot_order=1), display=DisplayType.VGA),
     running=definition(disk("root")),
     incarnation="1a2b3c4d",
     process=ProcessIdentity("11111111-2222-3333-4444-555555555555", 4711, 123456),
@@ -44,8 +45,14 @@ FULL = Record(
     shut_down_asked_at=datetime(2026, 11, 24, 11, tzinfo=UTC),
     last_exit=Exit(ExitReason.GUEST_SHUTDOWN, datetime(2026, 11, 23, 10, tzinfo=UTC), "shut down"),
 )
+OLD = replace(
+    FULL,
+    definition=replace(definition(disk("root"), cdrom("tools", boot_order=1)), guest_agent=False),
+    running=replace(definition(disk("root")), guest_agent=False),
+)
+"""A machine of before: it wakes on exactly the devices that it had."""
 
-FORMAT_1 = {
+FORMAT_1: dict[str, Any] = {
     "format": 1,
     "uid": "vm-1",
     "namespace": "shop",
@@ -64,7 +71,23 @@ FORMAT_1 = {
         "message": "shut down",
     },
 }
-"""Of `FULL`, as version 0.1.0 wrote it before it could suspend."""
+"""Of `OLD`, as it was written before machines could be suspended."""
+FORMAT_2: dict[str, Any] = FORMAT_1 | {
+    "format": 2,
+    "definition": DEFINITION_1 | {"disks": [ROOT_1, TOOLS_1], "restarted_at": ""},
+    "running": DEFINITION_1 | {"disks": [ROOT_1], "restarted_at": ""},
+    "ended_by_itself": False,
+    "restarts": 0,
+    "user": None,
+    "memory": "",
+}
+"""The same, before machines had displays and guest agents."""
+FORMAT_3: dict[str, Any] = FORMAT_2 | {
+    "format": 3,
+    "definition": FORMAT_2["definition"] | {"display": "VGA", "guest_agent": True},
+    "running": FORMAT_2["running"] | {"display": None, "guest_agent": True},
+}
+"""Of `FULL`, as it is written now."""
 
 TIMES = st.datetimes(timezones=st.just(UTC))
 RECORDS = st.builds(
@@ -196,11 +219,17 @@ def test_a_folder_in_the_place_of_a_record_is_moved_aside(records: Records) -> N
     assert (file_of(records).with_name("record.torn") / "file").read_text() == "somebody's"
 
 
-def test_a_record_of_the_format_before_is_read(records: Records) -> None:
+@pytest.mark.parametrize("written", [FORMAT_1, FORMAT_2], ids=["1", "2"])
+def test_a_record_of_an_earlier_format_is_read(records: Records, written: dict[str, Any]) -> None:
     """An agent that is upgraded finds what the one before it wrote; the guests must not notice."""
     records.machine_folder("vm-1").mkdir()
-    file_of(records).write_text(json.dumps(FORMAT_1))
-    assert records.read("vm-1") == FULL
+    file_of(records).write_text(json.dumps(written))
+    assert records.read("vm-1") == OLD
+
+
+def test_the_present_format_is_as_it_was_last_kept(records: Records) -> None:
+    """A change of what is written needs another number, or the version before would misread it."""
+    assert as_json(FULL, records) == FORMAT_3
 
 
 @pytest.mark.parametrize("version", [0, str(FORMAT), None])
