@@ -10,7 +10,7 @@ import yaml
 
 from tests.cluster.control_plane import ControlPlane
 from virtplane_api.kube.client import KubeClient
-from virtplane_api.kube.resources import HYPERVISORS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
+from virtplane_api.kube.resources import ACTIONS, HYPERVISORS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
 from virtplane_api.names import AGENT_FIELD_MANAGER, AGENT_GROUP, AGENT_USER_PREFIX, OPERATOR_FIELD_MANAGER
 
 SYSTEM_NAMESPACE = "virtplane-system"
@@ -54,6 +54,16 @@ class Cluster:
     async def volume(self, name: str = "data", *, agent: str = "") -> Object:
         """A Volume, placed on an agent where one is named."""
         return await self._make(VOLUMES, name, {"size": "1Gi"}, agent)
+
+    async def action(self, name: str = "reset-1", *, agent: str = "") -> Object:
+        """A reset of the machine `web`, given to an agent where one is named."""
+        made = await self._make(ACTIONS, name, {"vmName": "web", "type": "Reset"}, "")
+        if not agent:
+            return made
+        placement = {"hypervisor": f"{agent}-qemu", "agentName": agent, "vmUID": "1"}
+        return await (await self.operator()).apply_status(
+            ACTIONS, made, {"placement": placement}, field_manager=OPERATOR_FIELD_MANAGER
+        )
 
     async def _make(self, resource: Resource, name: str, spec: dict[str, Any], agent: str) -> Object:
         obj = {

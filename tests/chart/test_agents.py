@@ -14,6 +14,7 @@ from tests.cluster.control_plane import CommandError
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.errors import ApiError, Conflict, Forbidden, Invalid
 from virtplane_api.kube.resources import (
+    ACTIONS,
     EVENTS,
     HYPERVISORS,
     LEASES,
@@ -245,3 +246,41 @@ async def test_a_member_of_the_group_with_another_kind_of_name_is_refused(cluste
     stranger = await cluster.user("host-a", AGENT_GROUP)
     with pytest.raises(ApiError, match="must be a user of the name virtplane:agent:<agent name>"):
         await stranger.apply_status(VIRTUAL_MACHINES, machine, SEEN, field_manager=ME)
+
+
+# --- acts -------------------------------------------------------------------------------------------------------------
+
+AGENTS = ("host-a", "host-b", "")
+BEGUN = {"startTime": "2026-11-24T10:00:00Z"}
+
+
+async def test_it_begins_the_actions_that_are_given_to_it_and_no_others(cluster: Cluster) -> None:
+    mine, another_s, nobody_s = [
+        await cluster.action(f"reset-{index}", agent=name) for index, name in enumerate(AGENTS)
+    ]
+    agent = await cluster.agent("host-a")
+    written = await agent.apply_status(ACTIONS, mine, BEGUN, field_manager=ME)
+    assert written["status"]["startTime"] == BEGUN["startTime"]
+    for action in (another_s, nobody_s):
+        with pytest.raises(Forbidden, match="agent host-a must not write it"):
+            await agent.apply_status(ACTIONS, action, BEGUN, field_manager=ME)
+
+
+async def test_it_gives_itself_no_action(cluster: Cluster) -> None:
+    action = await cluster.action(agent="host-a")
+    agent = await cluster.agent("host-a")
+    forged = {"placement": action["status"]["placement"] | {"vmUID": "another"}}
+    with pytest.raises((Forbidden, Invalid), match=r"only the operator places|an action is never moved"):
+        await agent.apply_status(ACTIONS, action, forged, field_manager=ME)
+    with pytest.raises(Forbidden):
+        await agent.create(
+            ACTIONS, dict(action, metadata={"name": "x", "namespace": cluster.namespace}), field_manager=ME
+        )
+
+
+async def test_what_has_begun_is_not_begun_again_at_another_time(cluster: Cluster) -> None:
+    agent = await cluster.agent("host-a")
+    begun = await agent.apply_status(ACTIONS, await cluster.action(agent="host-a"), BEGUN, field_manager=ME)
+    for status in ({}, {"startTime": "2026-11-24T11:00:00Z"}):
+        with pytest.raises(Invalid, match="startTime is set once"):
+            await agent.apply_status(ACTIONS, begun, status, field_manager=ME)

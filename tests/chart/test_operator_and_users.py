@@ -1,13 +1,14 @@
 """What the operator and a namespace's users may do."""
 
 import copy
+from typing import Any
 
 import pytest
 
 from tests.chart.conftest import SYSTEM_NAMESPACE, Cluster
 from tests.chart.test_agents import may
 from virtplane_api.kube.errors import Forbidden
-from virtplane_api.kube.resources import VIRTUAL_MACHINES
+from virtplane_api.kube.resources import ACTIONS, VIRTUAL_MACHINES, Object
 from virtplane_api.names import HOST_STATE_FINALIZER, OPERATOR_FIELD_MANAGER
 
 OPERATOR = f"system:serviceaccount:{SYSTEM_NAMESPACE}:virtplane-operator"
@@ -31,6 +32,8 @@ async def test_the_operator_never_changes_the_spec_of_a_machine(cluster: Cluster
     [
         ("create", "volumes.virtplane.dev", True),
         ("delete", "volumes.virtplane.dev", True),
+        ("delete", "virtualmachineactions.virtplane.dev", True),
+        ("create", "virtualmachineactions.virtplane.dev", False),
         ("create", "virtualmachines.virtplane.dev", False),
         ("delete", "virtualmachines.virtplane.dev", False),
         ("create", "hypervisors.virtplane.dev", False),
@@ -94,3 +97,43 @@ spec: {{powerState: Stopped, cpu: {{cores: 1}}, memory: {{size: 64Mi}}}}
     cluster.control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=manifest)
     after = await (await cluster.admin()).get(VIRTUAL_MACHINES, "web", cluster.namespace)
     assert sorted(after["metadata"]["finalizers"]) == ["example.dev/own", HOST_STATE_FINALIZER]
+
+
+def act(name: str, namespace: str, **spec: Any) -> Object:
+    return {
+        "apiVersion": ACTIONS.api_version,
+        "kind": ACTIONS.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"vmName": "web"} | spec,
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "resets", "commands"), [("admin", True, True), ("edit", True, False), ("view", False, False)]
+)
+async def test_who_may_reset_a_machine_and_who_may_run_commands_in_it(
+    cluster: Cluster,
+    role: str,
+    resets: bool,  # noqa: FBT001
+    commands: bool,  # noqa: FBT001
+) -> None:
+    user = await cluster.user(f"{role}-acts")
+    cluster.control_plane.kubectl(
+        "create", "rolebinding", f"{role}-acts", "-n", cluster.namespace, f"--clusterrole={role}", f"--user={role}-acts"
+    )
+    for allowed, action in [
+        (resets, act("reset", cluster.namespace, type="Reset")),
+        (commands, act("command", cluster.namespace, type="GuestCommand", guestCommand={"command": ["id"]})),
+    ]:
+        if allowed:
+            made = await user.create(ACTIONS, action, field_manager="user")
+            await user.delete(ACTIONS, made)
+        else:
+            with pytest.raises(Forbidden) as refused:
+                await user.create(ACTIONS, action, field_manager="user")
+            if resets:
+                assert "the verb exec on virtualmachines.virtplane.dev (ClusterRole virtplane-admin)" in str(
+                    refused.value
+                )
+    # What a command printed, or a screen showed, may be secret.
+    assert may(f"{role}-acts", "system:authenticated", cluster, "get", "virtualmachineactions.virtplane.dev") is resets

@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from virtplane_api.kube.resources import HYPERVISORS, LEASES, STORAGE_POOLS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
+from virtplane_api.kube.resources import (
+    ACTIONS,
+    HYPERVISORS,
+    LEASES,
+    STORAGE_POOLS,
+    VIRTUAL_MACHINES,
+    VOLUMES,
+    Object,
+    Resource,
+)
 from virtplane_api.names import HOST_STATE_FINALIZER, MACHINE_UID_LABEL
 from virtplane_operator.world import Store
 
@@ -57,6 +66,12 @@ def volume(
     return _object(VOLUMES, name, uid, version, {"size": "1Gi"} | spec, {"observedGeneration": -1} | seen, more)
 
 
+def action(name: str = "reset-1", *, version: int = 1, status: Mapping[str, Any] | None = None, **spec: Any) -> Object:
+    """A reset of the machine `web`."""
+    seen = {"observedGeneration": -1} | dict(status or {})
+    return _object(ACTIONS, name, f"{name}-uid", version, {"vmName": "web", "type": "Reset"} | spec, seen, None)
+
+
 def pool(
     name: str = "fast",
     *,
@@ -95,7 +110,7 @@ def conditions(status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def store_of(*objects: Object) -> Store:
     """A store that holds them."""
-    by_kind = {resource.kind: resource for resource in (VIRTUAL_MACHINES, VOLUMES, STORAGE_POOLS, HYPERVISORS)}
+    by_kind = {resource.kind: resource for resource in (VIRTUAL_MACHINES, VOLUMES, ACTIONS, STORAGE_POOLS, HYPERVISORS)}
     store = Store()
     for obj in objects:
         store.put(by_kind[obj["kind"]], obj)
