@@ -32,12 +32,12 @@ def test_decisions_that_the_code_refers_to_are_written_down() -> None:
     assert numbers <= written
 
 
-INTERNAL = {Reason.REPLY_LOST, Reason.POOL_UNREACHABLE, Reason.INTERRUPTED}
+INTERNAL = {Reason.REPLY_LOST, Reason.POOL_UNREACHABLE}
 """Of the fake drivers alone."""
 
 
 def test_users_are_told_of_every_reason() -> None:
-    text = " ".join((ROOT / "docs" / page).read_text() for page in ("machines.md", "storage.md"))
+    text = " ".join((ROOT / "docs" / page).read_text() for page in ("machines.md", "actions.md", "storage.md"))
     words = set(re.findall(r"\w+", text))
     assert (
         sorted(reason.value for reason in (set(Reason) | set(ExitReason)) - INTERNAL if reason.value not in words) == []

@@ -114,6 +114,17 @@ def condition(obj: Object, kind: str) -> Object:
     return next((one for one in conditions if one["type"] == kind), {})
 
 
+def finished(live: Live, name: str, namespace: str, timeout_s: int = 60) -> Object:
+    """The action, once it is Complete or Failed."""
+
+    def is_over() -> bool:
+        action = live.get("vpact", name, namespace)
+        return any(condition(action, kind).get("status") == "True" for kind in ("Complete", "Failed"))
+
+    eventually(is_over, timeout_s)
+    return live.get("vpact", name, namespace)
+
+
 def vm(name: str, namespace: str, *disks: Object, **spec: Any) -> Object:
     """A small VirtualMachine; keywords replace fields of its spec."""
     body: Object = {"powerState": "Running", "cpu": {"cores": 1}, "memory": {"size": "32Mi"}}

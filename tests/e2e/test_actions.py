@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.guests.quickstart import BOOT_NUMBER_PREFIX, UP_LINE
 from tests.cluster.waiting import eventually
-from tests.e2e.conftest import AGENT, Live, Object, condition, root_disk, start_qemu_agent, vm
+from tests.e2e.conftest import AGENT, Live, Object, condition, finished, root_disk, start_qemu_agent, vm
 
 
 def act(name: str, namespace: str, type_: str, **spec: Any) -> Object:
@@ -18,17 +18,6 @@ def act(name: str, namespace: str, type_: str, **spec: Any) -> Object:
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"vmName": "web", "type": type_} | spec,
     }
-
-
-def finished(live: Live, name: str, namespace: str, timeout_s: int = 60) -> Object:
-    """The action, once it is Complete or Failed."""
-
-    def is_over() -> bool:
-        action = live.get("vpact", name, namespace)
-        return any(condition(action, kind).get("status") == "True" for kind in ("Complete", "Failed"))
-
-    eventually(is_over, timeout_s)
-    return live.get("vpact", name, namespace)
 
 
 def test_a_linux_guest_is_looked_at_told_what_to_run_and_reset(live: Live, namespace: str) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from tests.cluster.guests.boot_sector import GREETING
 from tests.cluster.waiting import eventually
-from tests.e2e.conftest import AGENT, Live, Object, condition
+from tests.e2e.conftest import AGENT, Live, Object, condition, finished
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 IMAGES = {"root.img": "obedient.img", "tools.img": "deaf.img"}
@@ -43,7 +43,7 @@ def applied(live: Live) -> Iterator[list[Object]]:
     objects = [one for name in ("hypervisor", "pools", "volumes", "machine") for one in example(live, name)]
     live.apply(*objects)
     yield objects
-    live.kubectl("delete", "vpvm,vpvol", "--all", "-n", "default", "--timeout=60s", timeout_s=90)
+    live.kubectl("delete", "vpvm,vpvol,vpact", "--all", "-n", "default", "--timeout=60s", timeout_s=90)
     live.kubectl("delete", "vppool", "fast", "shared", "pretended", "--timeout=60s", timeout_s=90)
     live.kubectl("label", "vphv", f"{AGENT}-qemu", "zone-")
 
@@ -56,6 +56,13 @@ def test_the_examples_work_together(live: Live, applied: list[Object]) -> None:
     for name, file_format in {"web-data": "raw", "tools": "qcow2"}.items():
         volume = live.wait_condition("vpvol", name, "default", "Made")
         assert (volume["status"]["format"], volume["status"]["claim"]["vmName"]) == (file_format, "web")
+    acts = example(live, "actions")
+    live.apply(*acts)
+    ends = {act["metadata"]["name"]: finished(live, act["metadata"]["name"], "default") for act in acts}
+    for name in ("web-keys", "web-screen"):
+        assert condition(ends[name], "Complete").get("reason") == "Completed"
+    # 512 bytes of a guest have no agent.
+    assert condition(ends["web-disk-space"], "Failed").get("reason") == "GuestAgentSilent"
     # Nobody here pretends: the agent drives QEMU only.
     pretended = live.wait_condition("vppool", "pretended", "", "NoHypervisor")
     assert "no hypervisor that can use pools of type fake" in condition(pretended, "Ready")["message"]
