@@ -1,7 +1,6 @@
 """Why something is as it is, as one word for programs: the reasons of conditions and Events.
 
-Free of pydantic and of Kubernetes: drivers say them as well. docs/machines.md, actions.md and storage.md there tell users
-of each.
+Free of pydantic and of Kubernetes: drivers say them as well. Users are told of each in docs, by object.
 """
 
 from enum import StrEnum
