@@ -97,6 +97,7 @@ class Reason(StrEnum):
     NO_HYPERVISOR = "NoHypervisor"
     UNREACHABLE = "Unreachable"
     POOL_UNAVAILABLE = "PoolUnavailable"
+    POOL_SILENT = "PoolSilent"
     POOL_UNREACHABLE = "PoolUnreachable"
     READ_ONLY = "ReadOnly"
     REPLY_LOST = "ReplyLost"

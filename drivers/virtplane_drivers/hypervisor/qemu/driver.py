@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -28,12 +28,14 @@ from virtplane_drivers.hypervisor.qemu.definition import definition_of
 from virtplane_drivers.hypervisor.qemu.launch import LaunchSite
 from virtplane_drivers.hypervisor.qemu.machine import Machine
 from virtplane_drivers.hypervisor.qemu.output import cap_serial, read_serial
+from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 from virtplane_drivers.hypervisor.qemu.record import Record, Records
 from virtplane_drivers.hypervisor.qemu.recovery import recover
 from virtplane_drivers.hypervisor.qemu.users import Users, find_users, groups_for
 
 SERIAL_LOG_MAX_BYTES = 1 << 20
 _CAP_LOGS_EVERY_S = 5.0
+_ADOPT_TIMEOUT_S = 15.0
 _CAPABILITIES = (
     "GuestCommand",
     "InjectNMI",
@@ -89,11 +91,21 @@ class QemuDriver(HypervisorDriver):
         if self._users.are_own:
             self._site = replace(self._site, groups=groups_for(self._host.accelerator))
         found = await asyncio.to_thread(recover, self._records, self._users)
-        for uid, (record, identity) in found.items():
-            machine = self._machines[uid] = self._machine(record)
-            await machine.adopt(identity)
+        for uid, (record, _identity) in found.items():
+            self._machines[uid] = self._machine(record)
+        await self._adopt({uid: identity for uid, (_record, identity) in found.items()})
         self._caretaker = asyncio.create_task(self._cap_logs(), name="serial logs")
         return self
+
+    async def _adopt(self, found: Mapping[str, ProcessIdentity | None]) -> None:
+        """All at once, and no longer than is reasonable: a pool that hangs holds up its own machines only."""
+        adoptions = [asyncio.create_task(self._machines[uid].adopt(identity)) for uid, identity in found.items()]
+        if adoptions:
+            done, late = await asyncio.wait(adoptions, timeout=_ADOPT_TIMEOUT_S)
+            for adoption in late:
+                adoption.add_done_callback(_told)
+            for adoption in done:
+                adoption.result()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -243,3 +255,9 @@ class QemuDriver(HypervisorDriver):
             await asyncio.sleep(_CAP_LOGS_EVERY_S)
             for machine in list(self._machines.values()):
                 await asyncio.to_thread(cap_serial, machine.folder, self._serial_log_max_bytes)
+
+
+def _told(adoption: "asyncio.Task[None]") -> None:
+    """Of an adoption that nobody waits for any more: its machine says the same of each verb."""
+    if not adoption.cancelled():
+        adoption.exception()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ENDED_AS_ASKED
+from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Unavailable, Unresponsive
 from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
 from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
@@ -31,6 +32,10 @@ from virtplane_drivers.hypervisor.qemu.suspension import MemoryFile
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+ACT_TIMEOUT_S = 60.0
+"""Longer takes only what a disk delays; its caller is told, and the act goes on to its end."""
+_LEAVE_TIMEOUT_S = 10.0
 
 BETWEEN = frozenset({Intent.SUSPENDING, Intent.SUSPENDED, Intent.WAKING})
 """While a process of such a machine lives, its states are steps of ours on the way, and not shown."""
@@ -56,6 +61,8 @@ class FollowedMachine(abc.ABC):
         self._acting = asyncio.Lock()
         """Held by a verb, and by the worker while it concludes: one writer of the record at a time."""
         self._acts: set[asyncio.Task[Any]] = set()
+        self._overdue: asyncio.Task[Any] | None = None
+        """The act that its caller gave up waiting for."""
         self._worker: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._news = False
@@ -66,10 +73,13 @@ class FollowedMachine(abc.ABC):
         return self._records.machine_folder(self.record.uid)
 
     async def adopt(self, found: ProcessIdentity | None) -> None:
-        """Know again what runs from before; what has ended meanwhile gets its exit.
+        """Know again what runs from before; what has ended meanwhile gets its exit. No verb is served before.
 
         `found` is the process that says to be this record's run, for a record that was not finished.
         """
+        await self._act(self._adopt(found))
+
+    async def _adopt(self, found: ProcessIdentity | None) -> None:
         record = self.record
         identity = record.process or found
         process = find(identity) if identity is not None else None
@@ -89,7 +99,8 @@ class FollowedMachine(abc.ABC):
     async def leave(self) -> None:
         """Stop watching; what runs, runs on, and what is being done is finished first."""
         if self._acts:
-            await asyncio.wait(self._acts)
+            # What waits for a file system that hangs is left to the end of the program: its guest does not notice.
+            await asyncio.wait(self._acts, timeout=_LEAVE_TIMEOUT_S)
         await self._stop_following()
 
     async def _act(self, act: Coroutine[Any, Any, T]) -> T:
@@ -105,10 +116,30 @@ class FollowedMachine(abc.ABC):
                 except MonitorError as error:
                     raise Unresponsive(str(error)) from error
 
+        if self._overdue is not None and not self._overdue.done():
+            act.close()
+            raise self._still_at_it()
         task = asyncio.create_task(locked(), name=f"verb of machine {self.record.uid}")
         self._acts.add(task)
         task.add_done_callback(self._acts.discard)
-        return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(ACT_TIMEOUT_S):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            if task.done():
+                raise
+            self._overdue = task
+            task.add_done_callback(self._late)
+            raise self._still_at_it() from error
+
+    def _late(self, act: "asyncio.Task[Any]") -> None:
+        if not act.cancelled() and (error := act.exception()) is not None:
+            _log.warning("machine %s: what took so long failed: %s", self.record.uid, error)
+        self._on_change(self.record.uid)
+
+    def _still_at_it(self) -> Unavailable:
+        message = f"what was last asked of it is not done after {ACT_TIMEOUT_S:g} s: its storage is slow, or hangs"
+        return Unavailable(message, retry_after_s=10.0)
 
     @abc.abstractmethod
     async def _go_on_suspending(self, run: Run) -> None:
@@ -191,7 +222,7 @@ class FollowedMachine(abc.ABC):
         """Write why the run is over, once; then forget the process."""
         run, record = self._run, self.record
         intent = record.intent
-        if intent is Intent.SUSPENDING and await asyncio.to_thread(Path(record.memory).exists):
+        if intent is Intent.SUSPENDING and await in_thread(Path(record.memory).exists):
             intent = Intent.SUSPENDED
         match intent:
             case Intent.STOPPED:
@@ -229,7 +260,7 @@ class FollowedMachine(abc.ABC):
     async def _discard_memory(self) -> None:
         """The file first: a record without it would leave the guest's memory in the pool for ever."""
         if self.record.memory:
-            await asyncio.to_thread(MemoryFile(Path(self.record.memory)).discard)
+            await in_thread(MemoryFile(Path(self.record.memory)).discard)
             await self._write(memory="")
 
     async def _write(self, **changes: Any) -> None:

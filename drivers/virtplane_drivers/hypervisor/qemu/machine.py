@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import DriverError, LaunchFailed, Refused, Unavailable, Unresponsive
 from virtplane_drivers.hypervisor.contract import Exit, Observed
 from virtplane_drivers.hypervisor.qemu import suspension
@@ -187,7 +188,7 @@ class Machine(ReachableMachine):
         changes |= {"user": user, "intent": intent, "incarnation": uuid.uuid4().hex[:8]}
         await self._write(process=None, started_at=None, **changes)
         try:
-            launched = await asyncio.to_thread(
+            launched = await in_thread(
                 launch, self.record, self._site, self.folder, claims_confirmed=self.claims_are_confirmed
             )
         except DriverError:
@@ -303,9 +304,9 @@ class Machine(ReachableMachine):
         uid = self.record.uid
         await asyncio.to_thread(clear_runs, self._site.runtime_folder, uid)
         if self.record.memory:
-            await asyncio.to_thread(suspension.MemoryFile(Path(self.record.memory)).discard)
+            await in_thread(suspension.MemoryFile(Path(self.record.memory)).discard)
         if (definition := self.record.running or self.record.definition) is not None:
-            await asyncio.to_thread(suspension.discard_all, definition, uid, self.folder)
+            await in_thread(suspension.discard_all, definition, uid, self.folder)
         # The record last: killed before that, the next driver knows the machine and goes on here.
         await self._groups.remove(uid)
         await self._records.run(self._records.remove, uid)

@@ -3,10 +3,10 @@
 A verb begins it, the worker finishes it: QEMU writes while the agent may come and go.
 """
 
-import asyncio
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
+from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.definition import Definition
@@ -35,12 +35,10 @@ class SuspendableMachine(FollowedMachine):
             self._wake.set()
             return
         try:
-            file = await asyncio.to_thread(
-                suspension.memory_file, record.running, record.uid, record.incarnation, self.folder
-            )
+            file = await in_thread(suspension.memory_file, record.running, record.uid, record.incarnation, self.folder)
             # An older one must not be taken for the one being written, should we be killed before that is whole.
-            await asyncio.to_thread(file.discard)
-            if lacking := await asyncio.to_thread(suspension.missing_space, record.running, file.path.parent):
+            await in_thread(file.discard)
+            if lacking := await in_thread(suspension.missing_space, record.running, file.path.parent):
                 raise self._not_suspended(lacking)
         except (OSError, suspension.SuspensionError) as error:
             raise self._not_suspended(str(error)) from error
@@ -71,7 +69,7 @@ class SuspendableMachine(FollowedMachine):
             if status in suspension.UNDER_WAY:
                 return
             # Of a process that woke, or wrote its memory before, QEMU says "completed" still.
-            if status == "none" or (status == "completed" and not await asyncio.to_thread(file.is_begun)):
+            if status == "none" or (status == "completed" and not await in_thread(file.is_begun)):
                 # Killed before QEMU was told: nothing has failed, and it begins anew when it is asked for again.
                 await self._abandon_suspension()
                 return
@@ -80,7 +78,7 @@ class SuspendableMachine(FollowedMachine):
                 await self._abandon_suspension()
                 return
             try:
-                await asyncio.to_thread(file.publish)
+                await in_thread(file.publish)
             except OSError as error:
                 self._suspend_failure = str(error)
                 await self._abandon_suspension()
@@ -102,7 +100,7 @@ class SuspendableMachine(FollowedMachine):
             await self._run.command("cont")
 
     async def _refuse_if_memory_is_left(self, definition: Definition) -> None:
-        left = await asyncio.to_thread(suspension.left_over, definition, self.record.uid, self.folder)
+        left = await in_thread(suspension.left_over, definition, self.record.uid, self.folder)
         if left is not None:
             message = (
                 f"a suspended memory of this machine, which no record knows, lies at {left}: booting would lose it"

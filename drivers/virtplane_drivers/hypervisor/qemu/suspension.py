@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu.definition import Definition
 from virtplane_drivers.hypervisor.qemu.disk_locks import booted_incarnation
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor
@@ -140,7 +141,7 @@ async def read(monitor: Monitor, file: MemoryFile) -> None:
     capabilities = [{"capability": "events", "state": True}]
     await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities}, timeout_s=_COMMAND_TIMEOUT_S)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    timeout_s = _READ_TIMEOUT_S + (await asyncio.to_thread(file.path.stat)).st_size / _SLOWEST_BYTES_PER_S
+    timeout_s = _READ_TIMEOUT_S + (await in_thread(file.path.stat)).st_size / _SLOWEST_BYTES_PER_S
     with monitor.events("MIGRATION") as news:
         await _with_descriptor(monitor, file.path, flags, "migrate-incoming", {"uri": f"fd:{_FD_NAME}"})
         try:
@@ -161,7 +162,7 @@ async def progress(monitor: Monitor) -> tuple[str, str]:
 async def _with_descriptor(
     monitor: Monitor, path: Path, flags: int, command: str, arguments: Mapping[str, Any]
 ) -> None:
-    descriptor = await asyncio.to_thread(os.open, path, flags, 0o600)
+    descriptor = await in_thread(os.open, path, flags, 0o600)
     try:
         await monitor.execute("getfd", {"fdname": _FD_NAME}, descriptor=descriptor, timeout_s=_COMMAND_TIMEOUT_S)
     finally:

@@ -1,6 +1,5 @@
 """The driver of folders."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Self
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import FileAttachment
+from virtplane_drivers.blocking import Questions
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.storage.contract import (
@@ -37,6 +37,7 @@ class DirectoryStorage(StorageDriver):
         self, *, cache_folder: Path, allowed_sources: Collection[str] = (), limits: ImportLimits | None = None
     ) -> None:
         self._hints = Hints()
+        self._questions = Questions()
         cache = ImageCache(cache_folder, AddressPolicy(allowed_sources), limits or ImportLimits())
         self._jobs = Jobs(cache, self._hints.add)
 
@@ -50,7 +51,8 @@ class DirectoryStorage(StorageDriver):
 
     async def probe(self, pool: Pool) -> PoolFacts:
         """Size of the file system that holds the folder, which is made where it is missing."""
-        return await asyncio.to_thread(_probe, _folder(pool))
+        folder = _folder(pool)
+        return await self._questions.ask(folder, _probe, folder)
 
     async def observe(self, pool: Pool, uid: str) -> ObservedVolume:
         """From the job that makes the volume, else from its file."""
@@ -58,7 +60,8 @@ class DirectoryStorage(StorageDriver):
         key = (pool.uid, uid)
         if self._jobs.is_running(key):
             return ObservedVolume(VolumeState.CREATING, progress_percent=self._jobs.percent(key))
-        made = await asyncio.to_thread(_made, _folder(pool), uid)
+        folder = _folder(pool)
+        made = await self._questions.ask(folder, _made, folder, uid)
         if made is not None:
             return _observed(made)
         failure = self._jobs.failure(key)
@@ -68,7 +71,7 @@ class DirectoryStorage(StorageDriver):
         """Begin the job, unless it runs or its work is done."""
         check_uid(desired.uid)
         key, folder = (pool.uid, desired.uid), _folder(pool)
-        if self._jobs.is_running(key) or await asyncio.to_thread(_made, folder, desired.uid) is not None:
+        if self._jobs.is_running(key) or await self._questions.ask(folder, _made, folder, desired.uid) is not None:
             return
         if not self._jobs.is_running(key):
             self._jobs.begin(key, folder, desired)
@@ -77,7 +80,8 @@ class DirectoryStorage(StorageDriver):
         """End the job, and remove every file of the volume."""
         check_uid(uid)
         await self._jobs.end((pool.uid, uid))
-        await asyncio.to_thread(_remove, _folder(pool), uid)
+        folder = _folder(pool)
+        await self._questions.ask(folder, _remove, folder, uid)
 
     def events(self) -> AsyncIterator[str]:
         """UIDs of volumes whose job ended."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from virtplane_api.reasons import Reason
+from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.storage.contract import Blank, DesiredVolume, Failure, HttpImage
 from virtplane_drivers.storage.directory.cache import ImageCache
 from virtplane_drivers.storage.directory.convert import check_fits, convert, grow, inspect, make_blank
@@ -22,6 +23,7 @@ Key = tuple[str, str]
 
 _DOWNLOADED_PERCENT = 80
 """Of a whole import; the rest is the conversion."""
+_END_TIMEOUT_S = 5.0
 
 
 class Jobs:
@@ -98,7 +100,7 @@ class Jobs:
                 case HttpImage() as source:
                     await self._import(key, source, work, desired)
             try:
-                await _to_its_end(asyncio.create_task(asyncio.to_thread(work.publish, desired.format)))
+                await _to_its_end(asyncio.create_task(in_thread(work.publish, desired.format)))
             except FileNotFoundError as error:
                 raise VolumeFailed(
                     Reason.DELETED, "the volume was deleted while it was made", retry_after_s=5.0
@@ -113,7 +115,7 @@ class Jobs:
             image = await inspect(path)
             await convert(path, image, work.path, desired.format, desired.size_bytes)
         # What the image said of its size is its own word; this is what was made of it.
-        size_bytes = await asyncio.to_thread(work.size_bytes, desired.format)
+        size_bytes = await in_thread(work.size_bytes, desired.format)
         if size_bytes is None:
             raise VolumeFailed(Reason.DELETED, "the volume was deleted while it was made", retry_after_s=5.0)
         check_fits(size_bytes, desired.size_bytes)
@@ -124,18 +126,19 @@ class Jobs:
 @asynccontextmanager
 async def _work_on(pool: Path, uid: str) -> AsyncIterator[WorkFile]:
     """A work file that is gone at the end of the block, unless it was published."""
-    beginning = asyncio.create_task(asyncio.to_thread(begin_work, pool, uid))
+    beginning = asyncio.create_task(in_thread(begin_work, pool, uid))
     try:
         yield await _to_its_end(beginning)
     finally:
-        if beginning.exception() is None:
-            await asyncio.to_thread(beginning.result().discard)
+        if beginning.done() and beginning.exception() is None:
+            await _to_its_end(asyncio.create_task(in_thread(beginning.result().discard)))
 
 
-async def _to_its_end(in_thread: "asyncio.Task[_Result]") -> _Result:
+async def _to_its_end(work: "asyncio.Task[_Result]") -> _Result:
     """What a thread's work comes to. When cancelled: waits for it all the same, as a thread cannot be stopped."""
     try:
-        return await asyncio.shield(in_thread)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.wait([in_thread])
+        # A file system that does not answer must not keep the agent from ending.
+        await asyncio.wait([work], timeout=_END_TIMEOUT_S)
         raise
