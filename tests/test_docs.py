@@ -25,6 +25,15 @@ def test_each_row_of_survival_names_a_test_that_exists() -> None:
         assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
 
 
+def test_each_hazard_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs/hazards.md").read_text()
+    rows = re.findall(r"^\| H(\d+) \|.*\| `(.+?)::(\w+)` \|$", page, re.M)
+    assert [int(number) for number, _path, _name in rows] == [number for number in range(1, 41) if number != 38]
+    for _number, path, name in rows:
+        source = (ROOT / "tests/drivers/qemu" / path).read_text()
+        assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), f"{path}::{name}"
+
+
 def test_decisions_that_the_code_refers_to_are_written_down() -> None:
     sources = [*ROOT.glob("*/virtplane_*/**/*.py"), *PAGES]
     numbers = {number for path in sources for number in re.findall(r"docs/decisions/(\d{4})", path.read_text())}
