@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from tests.drivers.qemu.monitor.scripted_qmp import event
 from virtplane_drivers.hypervisor.qemu.monitor import ProtocolViolation
-from virtplane_drivers.hypervisor.qemu.monitor.wire import MAX_MESSAGE_BYTES, LineReader, Message, encoded
+from virtplane_drivers.hypervisor.qemu.monitor.wire import (
+    MAX_EVENT_BYTES,
+    MAX_MESSAGE_BYTES,
+    LineReader,
+    Message,
+    encoded,
+)
 
 MESSAGES = [event("STOP"), {"return": {"a": "ü\n"}, "id": 1}, event("RESUME"), {"error": {"class": "X"}, "id": 2}]
 
@@ -108,3 +114,12 @@ def test_what_json_cannot_hold_is_refused_before_it_is_sent(value: object) -> No
 def test_a_command_longer_than_the_cap_is_refused_before_it_is_sent() -> None:
     with pytest.raises(ValueError, match="a command of"):
         encoded({"arguments": "x" * MAX_MESSAGE_BYTES})
+
+
+def test_h30_an_event_of_megabytes_is_refused_and_a_reply_of_megabytes_is_not() -> None:
+    long = "x" * MAX_EVENT_BYTES
+    reply = orjson.dumps({"return": long, "id": 1}) + b"\n"
+    [message] = LineReader().feed(reply)
+    assert message["return"] == long
+    with pytest.raises(ProtocolViolation, match="an event longer than"):
+        list(LineReader().feed(orjson.dumps({"event": "X", "data": {"text": long}}) + b"\n"))

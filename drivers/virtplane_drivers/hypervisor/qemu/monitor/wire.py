@@ -10,6 +10,9 @@ from virtplane_drivers.hypervisor.qemu.monitor.errors import ProtocolViolation
 MAX_MESSAGE_BYTES = 16 << 20
 """`query-qmp-schema` is some hundreds of KB; a message above this is no sane QEMU's."""
 
+MAX_EVENT_BYTES = 32 << 10
+"""Of one event; a queue holds thousands of them. QEMU's own are a few hundred bytes."""
+
 Message = dict[str, Any]
 
 
@@ -62,6 +65,8 @@ class LineReader:
             raise ProtocolViolation(f"no JSON: {error}: {line[:200]!r}") from error
         if not isinstance(message, dict):
             raise ProtocolViolation(f"no JSON object: {line[:200]!r}")
+        if len(line) > MAX_EVENT_BYTES and "event" in message:
+            raise ProtocolViolation(f"an event longer than {MAX_EVENT_BYTES} bytes: {line[:200]!r}")
         return message
 
     def _check_size(self, size_bytes: int) -> None:
