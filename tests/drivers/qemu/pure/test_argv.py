@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.drivers.qemu.pure.machines import SMBIOS_UUID, argv, cdrom, definition, disk, run
+from virtplane_api.vocabulary import DisplayType
 from virtplane_drivers.hypervisor.contract import Cpu, Disk
 from virtplane_drivers.hypervisor.qemu.argv import QEMU, argv_of, port_address
 from virtplane_drivers.hypervisor.qemu.definition import Definition
@@ -278,3 +279,19 @@ def test_emulation_takes_a_translation_cache_that_fits_the_guest(
 
 def test_all_processors_are_cores_of_one_socket() -> None:
     assert dict(options(argv(definition(cpu=Cpu(6)))))["-smp"] == "cpus=6,sockets=1,cores=6,threads=1"
+
+
+def test_a_machine_of_before_guest_agents_wakes_on_just_the_devices_that_it_had() -> None:
+    before = replace(definition(disk("root")), guest_agent=False)
+    now = devices(definition(disk("root")))
+    assert devices(before) == {name: device for name, device in now.items() if name != "guest-agent0"}
+    assert "guest-agent" not in " ".join(argv(before))
+
+
+def test_a_display_has_the_slot_that_is_left_for_it_and_moves_no_other_device() -> None:
+    without, with_display = (
+        devices(definition(disk("root"))),
+        devices(definition(disk("root"), display=DisplayType.VGA)),
+    )
+    assert with_display.pop("display0") == {"driver": "VGA", "id": "display0", "bus": "pcie.0", "addr": "0x1"}
+    assert with_display == without
