@@ -161,7 +161,7 @@ async def bare_starts(folder: Path, image: Path, count: int = 20, pace_s: float 
         disk = DiskDefinition("root", str(folder / f"{index}.img"), DiskFormat.RAW, DiskType.DISK, None, 0)
         definition = Definition(
             "bench", f"bare-{index}", "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11", 1, "max", 32,
-            looked.newest_machine_type, "tcg", (disk,),
+            looked.newest_machine_type, "tcg", (disk,), guest_agent=True,
         )  # fmt: skip
         record = Record(
             f"bare-{index}", "bench", f"bare-{index}", Owner("bench", 1), running=definition, incarnation="bare"
@@ -169,7 +169,7 @@ async def bare_starts(folder: Path, image: Path, count: int = 20, pace_s: float 
         machine_folder = folder / f"bare-{index}"
         await asyncio.to_thread(_prepare, machine_folder, image, Path(disk.path))
         started = time.monotonic()
-        process = watch_child(launch(record, site, machine_folder, claims_confirmed=True).child)
+        process = watch_child(launch(record, site, machine_folder, (), claims_confirmed=True).child)
         path = run_folder(folder / "run", record.uid, "bare") / MONITOR
         with closing(await connect(path, on_event=lambda _event: None, on_close=lambda _end: None, timeout_s=30.0)):
             times.append(time.monotonic() - started)

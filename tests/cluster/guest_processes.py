@@ -63,7 +63,7 @@ def _command_lines() -> Iterator[tuple[int, list[str]]]:
 
 
 def _is_qemu(words: list[str]) -> bool:
-    """Also in the moment before setpriv becomes it."""
+    """Also in the moments before a shell and setpriv become it."""
     return "qemu" in Path(words[0]).name or (
-        words[0] == "setpriv" and any(word.startswith("qemu-sys") for word in words)
+        words[0] in ("sh", "setpriv") and any(word.startswith("qemu-sys") for word in words)
     )

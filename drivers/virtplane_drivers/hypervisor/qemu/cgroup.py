@@ -20,6 +20,7 @@ from virtplane_drivers.hypervisor.qemu.definition import Definition
 
 _log = logging.getLogger(__name__)
 
+PROCESSES = "cgroup.procs"
 _PARENT = "virtplane"
 _UNTOUCHED = frozenset({"cpuset"})
 _LIMITING = frozenset({"memory", "cpu"})
@@ -106,15 +107,16 @@ class Hierarchies:
             return ""
         return self.missing or f"no cgroup hierarchy has the controllers {', '.join(sorted(lacking))}"
 
-    def put(self, uid: str, pid: int, limits: Limits) -> None:
-        """Move a process into the machine's own groups, with these limits; one that cannot be is left where it is."""
+    def prepare(self, uid: str, limits: Limits) -> tuple[Path, ...]:
+        """Make the machine's own groups, with these limits; those that could be made."""
+        made = []
         for hierarchy in self.all:
             try:
                 group = _made(hierarchy.root / _PARENT / uid)
-                (group / "cgroup.procs").write_text(f"{pid}\n")
             except OSError as error:
                 _log.warning("machine %s stays in the agent's cgroup of %s: %s", uid, hierarchy.root, error)
                 continue
+            made.append(group)
             try:
                 if hierarchy.version == 2:  # the parent is a new one after the last machine has gone
                     _hand_down(hierarchy.controllers, group.parent)
@@ -122,6 +124,22 @@ class Hierarchies:
                     (group / name).write_text(text)
             except OSError as error:
                 _log.warning("machine %s has no limits in %s: %s", uid, hierarchy.root, error)
+        return tuple(made)
+
+    def put(self, uid: str, pid: int, limits: Limits) -> None:
+        """See to it that a process is in the machine's own groups, with these limits, where that can be.
+
+        One that is started enters them by itself (`process.spawn`), as what it allocates stays with the group that it
+        is in then; this is for one that is adopted, or that could not.
+        """
+        groups = self.prepare(uid, limits)
+        if _is_in_all(pid, uid, len(groups)):
+            return
+        for group in groups:
+            try:
+                (group / PROCESSES).write_text(f"{pid}\n")
+            except OSError as error:
+                _log.warning("machine %s stays in the agent's cgroup beside %s: %s", uid, group, error)
 
     def remove(self, uid: str) -> None:
         """Remove the machine's empty groups, and ours when it was the last."""
@@ -139,6 +157,10 @@ class Groups:
     def __init__(self, hierarchies: Hierarchies) -> None:
         self._hierarchies = hierarchies
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cgroups")
+
+    async def prepare(self, uid: str, limits: Limits) -> tuple[Path, ...]:
+        """See `Hierarchies.prepare`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._hierarchies.prepare, uid, limits)
 
     async def put(self, uid: str, pid: int, limits: Limits) -> None:
         """See `Hierarchies.put`."""
@@ -163,6 +185,14 @@ def find_hierarchies() -> Hierarchies:
         else:
             found.append(Hierarchy(root, 2, _delegated(root)))
     return Hierarchies(tuple(found), "" if found else "no cgroup hierarchy can be written: start the agent as root")
+
+
+def _is_in_all(pid: int, uid: str, groups: int) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:  # it has gone
+        return False
+    return sum(line.endswith(f"/{_PARENT}/{uid}") for line in lines) >= groups
 
 
 def _delegated(root: Path) -> frozenset[str]:

@@ -46,7 +46,9 @@ def run_folder(runtime_folder: Path, uid: str, incarnation: str) -> Path:
     return runtime_folder / uid / incarnation
 
 
-def launch(record: Record, site: LaunchSite, machine_folder: Path, *, claims_confirmed: bool) -> Launched:
+def launch(
+    record: Record, site: LaunchSite, machine_folder: Path, cgroups: Sequence[Path], *, claims_confirmed: bool
+) -> Launched:
     """Start the process of the run that the record describes (`running`, `incarnation`, `intent`, `user`).
 
     Its monitor listens already: nobody need wait for a socket to appear.
@@ -84,6 +86,7 @@ def launch(record: Record, site: LaunchSite, machine_folder: Path, *, claims_con
             pass_fds=[monitor, *([agent] if definition.guest_agent else []), *grants.descriptors],
             user=record.user,
             groups=site.groups,
+            cgroups=cgroups,
         )
     return Launched(tuple(argv), child)
 

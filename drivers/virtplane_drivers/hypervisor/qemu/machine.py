@@ -187,9 +187,12 @@ class Machine(ReachableMachine):
         user = before.user if before.user is not None and chosen is not None else chosen
         changes |= {"user": user, "intent": intent, "incarnation": uuid.uuid4().hex[:8]}
         await self._write(process=None, started_at=None, **changes)
+        assert self.record.running is not None  # noqa: S101  # it is being started
+        limits = limits_of(self.record.running)
+        cgroups = await self._groups.prepare(before.uid, limits)
         try:
             launched = await in_thread(
-                launch, self.record, self._site, self.folder, claims_confirmed=self.claims_are_confirmed
+                launch, self.record, self._site, self.folder, cgroups, claims_confirmed=self.claims_are_confirmed
             )
         except DriverError:
             await self._put_back(before)
@@ -199,8 +202,6 @@ class Machine(ReachableMachine):
             message = f"QEMU cannot be started: {error}"
             raise Unavailable(message, reason=Reason.QEMU_NOT_STARTED, retry_after_s=30.0) from error
         process = watch_child(launched.child)
-        assert self.record.running is not None  # noqa: S101  # it was launched
-        await self._groups.put(self.record.uid, process.identity.pid, limits_of(self.record.running))
         self._follow(process)
         waking = intent is Intent.WAKING
         await self._write(
@@ -208,6 +209,7 @@ class Machine(ReachableMachine):
         )
         try:
             await self._greet(launched)
+            await self._groups.put(before.uid, process.identity.pid, limits)
             if waking:
                 await self._read_memory(launched)
         except LaunchFailed:

@@ -18,6 +18,9 @@ from pathlib import Path
 SETPRIV = "setpriv"
 """Of util-linux."""
 
+_ENTER = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
+"""`0` is whoever writes it (cgroups(7)). A group that cannot be entered is left out; QEMU's log says so."""
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -84,13 +87,20 @@ class GuestProcess:
 
 
 def spawn(
-    argv: Sequence[str], *, output: Path, pass_fds: Sequence[int], user: int | None, groups: Sequence[int]
+    argv: Sequence[str],
+    *,
+    output: Path,
+    pass_fds: Sequence[int],
+    user: int | None,
+    groups: Sequence[int],
+    cgroups: Sequence[Path] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own: no signal of our terminal or group reaches it.
 
     It runs as `user` and in the group of the same number, with `groups` besides; None: as this process does. Changing
     users is left to setpriv(1), in the same process: where Popen is to do it, it forks the agent with all its memory
-    instead of vfork(2).
+    instead of vfork(2). Before that it enters the cgroups, by a shell that becomes it: what a program allocates stays
+    charged to the group that it was in.
 
     Raises:
         OSError: the program cannot be executed.
@@ -99,6 +109,8 @@ def spawn(
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     if user is not None:
         argv = [*_as_user(user, groups), *argv]
+    if cgroups:
+        argv = ["sh", "-c", _ENTER, "sh", *map(str, cgroups), "--", *argv]
     with output.open("wb") as log:
         return subprocess.Popen(
             argv,

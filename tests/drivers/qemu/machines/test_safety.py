@@ -126,6 +126,23 @@ async def test_a_guest_is_in_a_cgroup_of_its_own_with_room_for_its_memory_and_it
             assert (written["cpu.weight"], written["cpu.max"]) == ("100", "200000 100000")
 
 
+async def test_what_a_machine_takes_is_charged_to_its_own_cgroup_from_its_first_byte_on(host: QemuHost) -> None:
+    """Memory stays charged to the group that its process was in then: the agent's would fill up with guests'."""
+    controlled = [one for one in find_hierarchies().all if "memory" in one.controllers]
+    if not controlled:
+        pytest.skip("no hierarchy has the memory controller")
+    async with host.open() as driver:
+        desired = await started(driver, host)
+        group = controlled[0].root / "virtplane" / desired.uid
+        used = "memory.usage_in_bytes" if controlled[0].version == 1 else "memory.current"
+        resident = next(
+            int(line.split()[1]) << 10
+            for line in read(f"/proc/{pid_of(host, desired)}/status").splitlines()
+            if line.startswith("RssAnon:")
+        )
+        assert int((group / used).read_text()) > resident // 2
+
+
 async def test_a_process_that_claims_to_be_a_machine_is_believed_only_as_the_machine_s_user(host: QemuHost) -> None:
     async with host.open() as driver:
         desired = await started(driver, host)
