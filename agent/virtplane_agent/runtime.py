@@ -106,14 +106,9 @@ class Agent:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            informers = (
-                self._pools,
-                self._hypervisors,
-                self._volumes.informer,
-                self._machines.informer,
-                self._actions.informer,
-            )
-            for informer in informers:
+            informers = (self._pools, self._hypervisors, self._volumes.informer, self._machines.informer)
+            # Actions are not waited for: machines are served also where the cluster does not have that kind yet.
+            for informer in (*informers, self._actions.informer):
                 tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
             tasks.create_task(self._events.run(), name="events")
             tasks.create_task(self._hypervisor_loop.run(), name="reconcile Hypervisors")

@@ -17,6 +17,7 @@ from virtplane_agent.placed import Placed
 from virtplane_api.actions import age, finished_status, is_finished, starting_deadline
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import timestamp
+from virtplane_api.kube.errors import Invalid
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import ACTIONS, Object, uid_of
 from virtplane_api.names import AGENT_FIELD_MANAGER
@@ -119,7 +120,13 @@ class ActionReconciler:
         status = finished_status(action, failure, now=self._clock()) | result
         if start_time := action["status"].get("startTime"):
             status["startTime"] = start_time
-        await self._apply(action, status)
+        try:
+            await self._apply(action, status)
+        except Invalid as error:
+            # A guest or a driver said what the API does not take: this is the end of it all the same.
+            failure = (Reason.FAULT, f"its result cannot be written: {error}")
+            begun = {"startTime": status["startTime"]} if "startTime" in status else {}
+            await self._apply(action, finished_status(action, failure, now=self._clock()) | begun)
         self._acts.pop(uid_of(action), None)
         reason, message = failure or (Reason.COMPLETED, "")
         spec, name = action["spec"], action["metadata"]["name"]

@@ -1,6 +1,6 @@
 """One pass over one VirtualMachineAction: it is given to its machine's agent, or fails; a finished one is removed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from virtplane_operator.world import AgentHealth, Store
 MACHINE_COMES_WITHIN = timedelta(seconds=5)
 """The machine may come with the same `kubectl apply`; later its name is taken for a mistake."""
 _LOOK_AGAIN_S = 1.0
+_WATCH_AGAIN_S = 60.0
 
 
 class ActionReconciler:
@@ -52,10 +53,10 @@ class ActionReconciler:
             return Done()
         if is_finished(action):
             return await self._remove_when_old(action)
-        if action.get("status", {}).get("startTime"):
-            return Done()
-        left_s = (starting_deadline(action) - self._clock()).total_seconds()
         machine = self._store.get(VIRTUAL_MACHINES, Key(key.namespace, action["spec"]["vmName"]))
+        if action.get("status", {}).get("startTime"):
+            return await self._watch_over(action, machine)
+        left_s = (starting_deadline(action) - self._clock()).total_seconds()
         if left_s <= 0:
             return await self._fail(action, Reason.DEADLINE_EXCEEDED, self._why_not_begun(action, machine))
         if action.get("status", {}).get("placement"):
@@ -69,6 +70,14 @@ class ActionReconciler:
         await self._place(action, machine)
         return Wait(left_s, "the agent begins")
 
+    async def _watch_over(self, action: Object, machine: Object | None) -> Outcome:
+        """Its end is its agent's to tell; of an agent that will not come back for it, nobody would."""
+        placement = action["status"]["placement"]
+        if self._health.is_silent(placement["agentName"]) and not _is_there(machine, placement):
+            message = f"agent {placement['agentName']} is silent, and the machine is not there any more"
+            return await self._fail(action, Reason.INTERRUPTED, message)
+        return Wait(_WATCH_AGAIN_S, "its agent ends it")
+
     async def _place(self, action: Object, machine: Object) -> None:
         placed = placement_of(machine)
         placement = {
@@ -80,9 +89,8 @@ class ActionReconciler:
 
     async def _fail(self, action: Object, reason: Reason, message: str) -> Outcome:
         """Before the agent wrote that it begins; should it do so just now, one of the two writes is refused."""
-        status = finished_status(action, (reason, message), now=self._clock())
-        placement = action.get("status", {}).get("placement")
-        await self._apply(action, status | ({"placement": placement} if placement else {}))
+        status, before = finished_status(action, (reason, message), now=self._clock()), action.get("status", {})
+        await self._apply(action, status | {name: before[name] for name in ("placement",) if name in before})
         self._events.record(action, reason=reason, action=action["spec"]["type"], note=message, type_="Warning")
         return Done()
 
@@ -110,6 +118,14 @@ class ActionReconciler:
     async def _apply(self, action: Object, status: dict[str, Any]) -> None:
         written = await self._client.apply_status(ACTIONS, action, status, field_manager=OPERATOR_FIELD_MANAGER)
         self._store.put_written(ACTIONS, written)
+
+
+def _is_there(machine: Object | None, placement: Mapping[str, str]) -> bool:
+    return (
+        machine is not None
+        and uid_of(machine) == placement["vmUID"]
+        and placement_of(machine).get("hypervisor") == placement["hypervisor"]
+    )
 
 
 def _not_found(action: Object) -> str:

@@ -15,7 +15,7 @@ from virtplane_agent.actions.reconcile import ActionReconciler
 from virtplane_agent.placed import Placed
 from virtplane_api.actions import without_results
 from virtplane_api.kube.conditions import timestamp
-from virtplane_api.kube.errors import ApiUnavailable, Conflict
+from virtplane_api.kube.errors import ApiUnavailable, Conflict, Invalid
 from virtplane_api.kube.resources import ACTIONS, Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Wait
@@ -244,3 +244,14 @@ async def test_an_action_that_is_deleted_meanwhile_is_given_up(acting: Acting) -
     await acting.reconciler.reconcile(UID)
     await asyncio.wait({act})
     assert acting.reconciler._acts == {}
+
+
+async def test_a_result_that_the_api_does_not_take_is_an_end_too(acting: Acting) -> None:
+    acting.given("Reset")
+    await acting.reconciler.reconcile(UID)
+    await asyncio.wait_for(acting.ended.wait(), 5)
+    acting.client.errors.append(Invalid("status.guestCommand.signal: too small", status=422))
+    await acting.reconciler.reconcile(UID)
+    status = await acting.status()
+    assert outcome(status) == ("Failed", "Fault")
+    assert "startTime" in status

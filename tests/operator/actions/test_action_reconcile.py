@@ -120,8 +120,23 @@ async def test_what_did_not_begin_in_time_fails_and_says_why(
 
 async def test_what_has_begun_is_its_agent_s_however_long_it_takes() -> None:
     one = Pass(action(status=BEGUN), vm(placement=placed()), silent="host-a")
-    assert await one.after(10_000) == Done()
-    assert one.client.applied == []
+    assert isinstance(await one.after(10_000), Wait)
+    gone = Pass(action(status=BEGUN))
+    assert isinstance(await gone.after(10_000), Wait)
+    assert one.client.applied == gone.client.applied == []
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [vm(uid="another", placement=placed()), vm(placement=placed("host-b-qemu", token=2))],
+    ids=["replaced", "moved"],
+)
+async def test_what_began_on_a_host_that_never_came_back_is_interrupted_once_its_machine_is_not_there(
+    machine: Object,
+) -> None:
+    one = Pass(action(status=BEGUN), machine, silent="host-a")
+    await one.after(10_000)
+    assert conditions(one.status) == {"Failed": ("True", "Interrupted")}
 
 
 async def test_an_agent_that_begins_at_the_deadline_wins_or_loses_but_never_both() -> None:

@@ -86,14 +86,15 @@ async def _end(agent: GuestAgent, pid: int, max_output_bytes: int) -> GuestComma
 
 
 def _result(answer: dict[str, Any], max_output_bytes: int) -> GuestCommandResult:
-    exit_code, signal = answer.get("exitcode"), answer.get("signal")
-    if not _is_int(exit_code) and not _is_int(signal):
+    exit_code = answer.get("exitcode") if _is_int(answer.get("exitcode")) else None
+    signal = answer.get("signal") if _is_int(answer.get("signal")) and answer["signal"] >= 0 else None
+    if exit_code is None and signal is None:
         raise GuestCommandLost(f"the guest's agent does not say how it ended: {str(answer)[:100]}")
     stdout, stderr = _bytes(answer, "out-data"), _bytes(answer, "err-data")
     cut = any(answer.get(field) is True for field in ("out-truncated", "err-truncated"))
     return GuestCommandResult(
-        exit_code=exit_code if _is_int(exit_code) else None,
-        signal=signal if _is_int(signal) and not _is_int(exit_code) else None,
+        exit_code=exit_code,
+        signal=signal if exit_code is None else None,
         stdout=stdout[:max_output_bytes],
         stderr=stderr[:max_output_bytes],
         is_truncated=cut or max(len(stdout), len(stderr)) > max_output_bytes,

@@ -114,6 +114,7 @@ async def test_an_agent_that_names_no_pid_has_lost_it(tmp_path: Path, pid: objec
         {"exited": True, "exitcode": "0"},
         {"exited": True, "exitcode": 1 << 33},
         {"exited": True, "exitcode": True},
+        {"exited": True, "signal": -1},
         {"exited": True, "exitcode": 0, "out-data": 7},
         {"exited": True, "exitcode": 0, "out-data": "???"},
         {"exited": True, "exitcode": 0, "err-data": {"a": 1}},
