@@ -195,7 +195,7 @@ Now it is yours. In another terminal:
   export KUBECONFIG={self._cluster.kubeconfig}
   alias kubectl={kubectl}
   kubectl get vpvm -w
-  kubectl explain vpvm.spec
+  kubectl explain vpvm.spec  # and vpact.spec: resets, screenshots, commands in the guest
   kubectl patch vpvm {MACHINE} --type=merge -p '{{"spec":{{"powerState":"Stopped"}}}}'
   kubectl describe vpvm {MACHINE}
   tail -f {self.system.state_folder(AGENT)}/qemu/*/serial.log

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,13 +127,16 @@ class Hierarchies:
         return tuple(made)
 
     def put(self, uid: str, pid: int, limits: Limits) -> None:
-        """See to it that a process is in the machine's own groups, with these limits, where that can be.
+        """See to it that a process is in the machine's own groups, with these limits, where that can be."""
+        self.move(uid, pid, self.prepare(uid, limits))
+
+    def move(self, uid: str, pid: int, groups: Sequence[Path]) -> None:
+        """Move a process that is not in the machine's groups.
 
         One that is started enters them by itself (`process.spawn`), as what it allocates stays with the group that it
-        is in then; this is for one that is adopted, or that could not.
+        is in then; this is for one that could not, or that runs from before.
         """
-        groups = self.prepare(uid, limits)
-        if _is_in_all(pid, uid, len(groups)):
+        if is_in_all(uid, pid, groups):
             return
         for group in groups:
             try:
@@ -162,6 +165,11 @@ class Groups:
         """See `Hierarchies.prepare`."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._hierarchies.prepare, uid, limits)
 
+    async def move(self, uid: str, pid: int, groups: Sequence[Path]) -> None:
+        """See `Hierarchies.move`; nearly always there is nothing to do."""
+        if not is_in_all(uid, pid, groups):
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._hierarchies.move, uid, pid, groups)
+
     async def put(self, uid: str, pid: int, limits: Limits) -> None:
         """See `Hierarchies.put`."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._hierarchies.put, uid, pid, limits)
@@ -187,12 +195,13 @@ def find_hierarchies() -> Hierarchies:
     return Hierarchies(tuple(found), "" if found else "no cgroup hierarchy can be written: start the agent as root")
 
 
-def _is_in_all(pid: int, uid: str, groups: int) -> bool:
+def is_in_all(uid: str, pid: int, groups: Sequence[Path]) -> bool:
+    """Whether a process is in all of the machine's groups."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:  # it has gone
         return False
-    return sum(line.endswith(f"/{_PARENT}/{uid}") for line in lines) >= groups
+    return sum(line.endswith(f"/{_PARENT}/{uid}") for line in lines) >= len(groups)
 
 
 def _delegated(root: Path) -> frozenset[str]:

@@ -188,8 +188,7 @@ class Machine(ReachableMachine):
         changes |= {"user": user, "intent": intent, "incarnation": uuid.uuid4().hex[:8]}
         await self._write(process=None, started_at=None, **changes)
         assert self.record.running is not None  # noqa: S101  # it is being started
-        limits = limits_of(self.record.running)
-        cgroups = await self._groups.prepare(before.uid, limits)
+        cgroups = await self._groups.prepare(before.uid, limits_of(self.record.running))
         try:
             launched = await in_thread(
                 launch, self.record, self._site, self.folder, cgroups, claims_confirmed=self.claims_are_confirmed
@@ -209,7 +208,7 @@ class Machine(ReachableMachine):
         )
         try:
             await self._greet(launched)
-            await self._groups.put(before.uid, process.identity.pid, limits)
+            await self._groups.move(before.uid, process.identity.pid, cgroups)
             if waking:
                 await self._read_memory(launched)
         except LaunchFailed:
