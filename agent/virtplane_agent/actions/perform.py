@@ -42,10 +42,11 @@ def lacks(action: Object, endpoint: Endpoint) -> Failure | None:
     """Why this hypervisor never does such an act; None: it does."""
     type_ = ActionType(action["spec"]["type"])
     capability = CAPABILITY_OF[type_]
-    if isinstance(endpoint.driver, CAPABILITIES[capability]):
+    if isinstance(endpoint.driver, CAPABILITIES[capability]) and capability in endpoint.facts.capabilities:
         return None
     message = f"spec.type {type_}: {endpoint.name} (driver {endpoint.driver.name}) lacks the capability {capability}"
-    return Reason.NOT_SUPPORTED, message
+    why = endpoint.facts.missing.get(capability)
+    return Reason.NOT_SUPPORTED, f"{message}: {why}" if why else message
 
 
 async def perform(action: Object, endpoint: Endpoint, uid: str) -> tuple[dict[str, Any], Failure | None]:

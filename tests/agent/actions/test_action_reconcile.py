@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.agent.doubles import Clock, EventsDouble, InMemoryClient
 from tests.agent.machines.agent_in_memory import AgentInMemory, in_memory
 from tests.agent.objects import AGENT, HYPERVISOR, tell, vm
 from virtplane_agent.actions.reconcile import ActionReconciler
+from virtplane_agent.endpoints import Endpoints
 from virtplane_agent.placed import Placed
 from virtplane_api.actions import without_results
 from virtplane_api.kube.conditions import timestamp
@@ -255,3 +257,19 @@ async def test_a_result_that_the_api_does_not_take_is_an_end_too(acting: Acting)
     status = await acting.status()
     assert outcome(status) == ("Failed", "Fault")
     assert "startTime" in status
+
+
+async def test_what_this_host_s_hypervisor_cannot_do_is_not_begun_and_says_why(acting: Acting) -> None:
+    acting.given("Screenshot")
+    [endpoint] = acting.agent.endpoints.hypervisors.values()
+    facts = replace(
+        endpoint.facts,
+        capabilities=endpoint.facts.capabilities - {"Screenshot"},
+        missing={"Screenshot": "it is too old"},
+    )
+    acting.agent.endpoints = Endpoints({endpoint.name: replace(endpoint, facts=facts)}, {})
+    acting.restart()
+    status = await acting.to_its_end()
+    assert outcome(status) == ("Failed", "NotSupported")
+    assert status["conditions"][0]["message"].endswith("lacks the capability Screenshot: it is too old")
+    assert "startTime" not in status

@@ -41,7 +41,6 @@ _CAPABILITIES = (
     "InjectNMI",
     "Pause",
     "Reset",
-    "Screenshot",
     "SendKeys",
     "SerialConsole",
     "ShutDown",
@@ -124,6 +123,7 @@ class QemuDriver(HypervisorDriver):
             ("OwnCgroup", self._hierarchies.missing),
             ("OwnUser", self._users.missing),
             ("ResourceLimits", self._hierarchies.missing_limits),
+            ("Screenshot", looked.no_screenshots_because),
         ):
             if why_not:
                 missing[name] = why_not

@@ -31,6 +31,12 @@ class Host:
     accelerator: str
     no_acceleration_because: str = ""
 
+    @property
+    def no_screenshots_because(self) -> str:
+        """Empty where QEMU draws PNG files (QAPI ui.json, ImageFormat: since 7.1)."""
+        numbers = [int(number) for number in re.findall(r"\d+", self.version)[:2]]
+        return "" if numbers >= [7, 1] else f"QEMU {self.version} draws no PNG files: 7.1 or a newer one does"
+
 
 async def look(accelerator: str) -> Host:
     """Ask QEMU; with `auto` also whether KVM really runs a guest here, by running one.

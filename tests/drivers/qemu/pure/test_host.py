@@ -93,3 +93,21 @@ def test_the_memory_of_the_host_is_what_its_kernel_says() -> None:
     total_kib = re.search(r"MemTotal:\s+(\d+) kB", meminfo)
     assert total_kib is not None
     assert host.memory_mib() == int(total_kib[1]) // 1024
+
+
+@pytest.mark.parametrize(
+    ("version", "draws"),
+    [
+        ("7.1.0", True),
+        ("7.2.22", True),
+        ("10.0.2", True),
+        ("8.2.50", True),
+        ("7.0.91", False),
+        ("6.2.0", False),
+        ("", False),
+    ],
+)
+def test_png_files_are_drawn_from_qemu_7_1_on(version: str, draws: bool) -> None:  # noqa: FBT001
+    why_not = host.Host(version, "pc-q35-7.2", "tcg").no_screenshots_because
+    assert (why_not == "") is draws
+    assert version in why_not or draws
