@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
@@ -33,8 +33,6 @@ from virtplane_drivers.hypervisor.qemu.reachable import ReachableMachine
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import Run
 from virtplane_drivers.hypervisor.qemu.run_states import Meaning, meaning_of
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
