@@ -14,24 +14,21 @@ from typing import Any
 from virtplane_agent.actions.perform import Failure, lacks, perform
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.placed import Placed
-from virtplane_api.actions import age, finished_status, is_finished, starting_deadline
+from virtplane_api.actions import finished_status, is_finished, starting_deadline
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import timestamp
-from virtplane_api.kube.errors import Invalid
+from virtplane_api.kube.errors import Invalid, NotFound
 from virtplane_api.kube.events import EventRecorder
-from virtplane_api.kube.resources import ACTIONS, Object, uid_of
+from virtplane_api.kube.resources import ACTIONS, VIRTUAL_MACHINES, Object, is_being_deleted, uid_of
 from virtplane_api.names import AGENT_FIELD_MANAGER
 from virtplane_api.reasons import Reason
-from virtplane_api.reconcile import Done, Outcome, Wait
+from virtplane_api.reconcile import Done, Outcome
 from virtplane_drivers.errors import DriverError
 
 _log = logging.getLogger(__name__)
 
 CLOCK_SLACK = timedelta(seconds=60)
 """Of this host's clock to the API server's: the deadline is the operator's to judge, this is for when it is away."""
-_MACHINE_SEEN_WITHIN = timedelta(seconds=5)
-"""The watch of machines may be behind that of actions."""
-_LOOK_AGAIN_S = 0.5
 
 Result = tuple[dict[str, Any], Failure | None]
 
@@ -72,7 +69,7 @@ class ActionReconciler:
                 await self._report(action, *act.result())
             return Done()
         if action["status"].get("startTime"):
-            message = "the agent ended in the middle of it: it may have happened, and is not tried again"
+            message = "its agent ended, or lost the API server, over it: it may have happened, and is not tried again"
             await self._report(action, {}, (Reason.INTERRUPTED, message))
             return Done()
         return await self._begin(action)
@@ -87,11 +84,10 @@ class ActionReconciler:
         placement, now = action["status"]["placement"], self._clock()
         if now > starting_deadline(action) + CLOCK_SLACK:
             return Done()  # the operator says so
-        machine = self._machines.get(placement["vmUID"])
-        if machine is None and age(action, now) < _MACHINE_SEEN_WITHIN:
-            return Wait(_LOOK_AGAIN_S, "the machine is not seen yet")
+        if is_being_deleted(action):
+            return Done()
         endpoint = self._endpoints.hypervisors.get(placement["hypervisor"])
-        if machine is None or machine["status"]["placement"]["hypervisor"] != placement["hypervisor"]:
+        if not await self._is_here(action):
             message = f"VirtualMachine {action['spec']['vmName']} is not on {placement['hypervisor']} any more"
             await self._report(action, {}, (Reason.MACHINE_MOVED, message))
         elif endpoint is None:
@@ -106,6 +102,19 @@ class ActionReconciler:
             self._acts[uid_of(action)] = act
             act.add_done_callback(lambda _act: self._enqueue(uid_of(action)))
         return Done()
+
+    async def _is_here(self, action: Object) -> bool:
+        """Whether the machine is placed there still. A watch may be behind: absence is asked for by name."""
+        placement = action["status"]["placement"]
+        machine = self._machines.get(placement["vmUID"])
+        if machine is None:
+            try:
+                name, namespace = action["spec"]["vmName"], action["metadata"]["namespace"]
+                machine = await self._client.get(VIRTUAL_MACHINES, name, namespace)
+            except NotFound:
+                return False
+        placed = machine.get("status", {}).get("placement") or {}
+        return bool(uid_of(machine) == placement["vmUID"] and placed.get("hypervisor") == placement["hypervisor"])
 
     async def _act(self, action: Object, endpoint: Endpoint) -> Result:
         try:

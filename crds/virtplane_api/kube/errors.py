@@ -8,7 +8,7 @@
     ├── Conflict             409: computed from an old resourceVersion, or a uid that is gone; read again
     ├── Expired              410: list again
     ├── Forbidden            401 and 403: RBAC or an admission policy
-    ├── Invalid              400 and 422: the object itself
+    ├── Invalid              400, 413 and 422: the object itself; also one that etcd finds too large
     └── ApiUnavailable       no answer, 429 or 5xx: try later, after retry_after_s
 """
 
@@ -56,6 +56,8 @@ class ApiUnavailable(ApiError):
         self.retry_after_s = retry_after_s
 
 
+_TOO_LARGE = "request is too large"
+
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: Invalid,
     401: Forbidden,
@@ -63,6 +65,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     404: NotFound,
     409: Conflict,
     410: Expired,
+    413: Invalid,
     422: Invalid,
 }
 
@@ -73,6 +76,8 @@ def error_of(http_status: int, body: dict[str, Any], retry_after: str | None) ->
     message = str(body.get("message", "")) or f"HTTP {http_status}"
     if reason == "AlreadyExists":
         return AlreadyExists(message, status=http_status, reason=reason)
+    if _TOO_LARGE in message:  # etcd's own limit comes as a 500
+        return Invalid(message, status=http_status, reason=reason)
     if http_status == 429 or http_status >= 500:
         wait_s = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
         return ApiUnavailable(message, status=http_status, reason=reason, retry_after_s=wait_s)

@@ -13,7 +13,7 @@ from virtplane_api.vocabulary import ActionType
 
 MAX_OUTPUT_BYTES = 64 << 10
 MAX_SCREENSHOT_BYTES = 512 << 10
-_MAX_ARGUMENT = 16 << 10
+_MAX_ARGUMENT = 4 << 10
 
 Argument = Annotated[str, Field(max_length=_MAX_ARGUMENT)]
 
@@ -33,9 +33,10 @@ class SendKeys(StructuralModel):
 class GuestCommand(StructuralModel):
     """A program that an agent inside the guest runs."""
 
-    command: Annotated[list[Argument], Field(min_length=1, max_length=256), ListAtomic()] = Field(
+    command: Annotated[list[Argument], Field(min_length=1, max_length=64), ListAtomic()] = Field(
         description=(
-            "The program and its arguments. No shell is between: for one, name it, as in the example. The guest needs "
+            "The program and its arguments. No shell is between: for one, name it, as in the example; give it "
+            "a long script by stdin. The guest needs "
             "an agent that runs (qemu-guest-agent)."
         ),
         examples=[["/bin/sh", "-c", "df -h /"]],

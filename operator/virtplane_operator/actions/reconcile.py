@@ -19,6 +19,7 @@ from virtplane_api.kube.resources import ACTIONS, VIRTUAL_MACHINES, Key, Object,
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Outcome, Wait
+from virtplane_api.vocabulary import PowerState
 from virtplane_operator.machines.status import placement_of
 from virtplane_operator.world import AgentHealth, Store
 
@@ -65,8 +66,8 @@ class ActionReconciler:
             if age(action, self._clock()) >= MACHINE_COMES_WITHIN:
                 return await self._fail(action, Reason.MACHINE_NOT_FOUND, _not_found(action))
             return Wait(_LOOK_AGAIN_S, Reason.MACHINE_NOT_FOUND)
-        if not placement_of(machine).get("hypervisor"):
-            return Wait(min(left_s, _LOOK_AGAIN_S), "the machine has no place yet")
+        if why_not := _not_ready(machine):
+            return Wait(min(left_s, _LOOK_AGAIN_S), why_not)
         await self._place(action, machine)
         return Wait(left_s, "the agent begins")
 
@@ -109,8 +110,8 @@ class ActionReconciler:
         if machine is None:
             return message + _not_found(action)
         agent = placement_of(machine).get("agentName", "")
-        if not agent:
-            return message + f"VirtualMachine {action['spec']['vmName']} has no place"
+        if not action.get("status", {}).get("placement") and (why_not := _not_ready(machine)):
+            return message + f"VirtualMachine {action['spec']['vmName']} {why_not}"
         if self._health.is_silent(agent):
             return message + f"agent {agent} is silent"
         return message + f"agent {agent} did not take it"
@@ -126,6 +127,15 @@ def _is_there(machine: Object | None, placement: Mapping[str, str]) -> bool:
         and uid_of(machine) == placement["vmUID"]
         and placement_of(machine).get("hypervisor") == placement["hypervisor"]
     )
+
+
+def _not_ready(machine: Object) -> str:
+    """Why an act on it would be too early; empty when it runs, or is off as it is to be."""
+    if not placement_of(machine).get("hypervisor"):
+        return "has no place"
+    power, wanted = machine["status"].get("powerState", ""), machine["spec"]["powerState"]
+    on_its_way = power == PowerState.STOPPED and wanted in (PowerState.RUNNING, PowerState.PAUSED)
+    return "does not run" if not power or on_its_way else ""
 
 
 def _not_found(action: Object) -> str:

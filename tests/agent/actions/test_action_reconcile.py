@@ -20,7 +20,7 @@ from virtplane_api.kube.conditions import timestamp
 from virtplane_api.kube.errors import ApiUnavailable, Conflict, Invalid
 from virtplane_api.kube.resources import ACTIONS, Object, uid_of
 from virtplane_api.reasons import Reason
-from virtplane_api.reconcile import Done, Wait
+from virtplane_api.reconcile import Done
 from virtplane_drivers.errors import Unavailable
 
 UID = "act-1"
@@ -228,12 +228,17 @@ async def test_a_machine_that_is_not_here_any_more_is_not_acted_on(acting: Actin
     action = acting.given("Reset")
     action["status"]["placement"]["vmUID"] = "another"
     acting.tell(action)
-    # The watch of machines may be behind for a moment.
-    assert isinstance(await acting.reconciler.reconcile(UID), Wait)
-    acting.agent.clock.now += timedelta(seconds=6)
     status = await acting.to_its_end()
     assert outcome(status) == ("Failed", "MachineMoved")
     assert "startTime" not in status
+
+
+async def test_a_machine_that_the_watch_has_not_told_of_yet_is_asked_for_by_name(acting: Acting) -> None:
+    """Absence is no order, and no news either."""
+    acting.given("Reset")
+    acting.agent.machines._by_uid.clear()
+    assert outcome(await acting.to_its_end()) == ("Complete", "Completed")
+    assert acting.serial().count("reset") == 1
 
 
 async def test_an_action_that_is_deleted_meanwhile_is_given_up(acting: Acting) -> None:

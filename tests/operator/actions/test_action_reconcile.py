@@ -20,6 +20,11 @@ BEGUN = GIVEN | {"startTime": CREATED_AT}
 COMPLETE = {"conditions": [condition("Complete", "True", "Completed")], "completionTime": CREATED_AT}
 
 
+def running(**more: Any) -> Object:
+    """The machine, seen to run."""
+    return vm(**{"placement": placed(), "status": {"powerState": "Running"}} | more)
+
+
 class HealthDouble(AgentHealth):
     """Says of one agent that it is silent."""
 
@@ -71,7 +76,7 @@ class Pass:
 
 
 async def test_an_action_is_given_to_the_agent_of_its_machine_by_the_machine_s_uid() -> None:
-    one = Pass(action(), vm(placement=placed()))
+    one = Pass(action(), running())
     assert await one.after(1) == Wait(59.0, "the agent begins")
     assert one.status["placement"] == GIVEN["placement"]
     assert len(one.client.applied) == 1
@@ -83,7 +88,7 @@ async def test_a_machine_may_come_a_moment_later() -> None:
     one = Pass(action())
     assert isinstance(await one.after(1), Wait)
     assert one.client.applied == []
-    one.store.put(*_stored(vm(placement=placed())))
+    one.store.put(*_stored(running()))
     await one.after(3)
     assert one.status["placement"]["vmUID"] == "vm-1"
 
@@ -94,7 +99,7 @@ async def test_a_name_that_no_machine_has_is_told_soon_and_the_act_never_happens
     assert conditions(one.status) == {"Failed": ("True", "MachineNotFound")}
     assert one.failure == "there is no VirtualMachine web in namespace shop (spec.vmName)"
     assert one.events.said == [("Warning", "MachineNotFound", one.failure)]
-    one.store.put(*_stored(vm(placement=placed())))
+    one.store.put(*_stored(running()))
     await one.after(6)
     assert "placement" not in one.status
 
@@ -103,10 +108,12 @@ async def test_a_name_that_no_machine_has_is_told_soon_and_the_act_never_happens
     ("status", "machine", "silent", "why"),
     [
         ({}, vm(), "", "VirtualMachine web has no place"),
-        (GIVEN, vm(placement=placed()), "host-a", "agent host-a is silent"),
-        (GIVEN, vm(placement=placed()), "", "agent host-a did not take it"),
+        ({}, vm(placement=placed()), "", "VirtualMachine web does not run"),
+        ({}, running(status={"powerState": "Stopped"}), "", "VirtualMachine web does not run"),
+        (GIVEN, running(), "host-a", "agent host-a is silent"),
+        (GIVEN, running(), "", "agent host-a did not take it"),
     ],
-    ids=["no place", "silent agent", "busy agent"],
+    ids=["no place", "starts", "has ended", "silent agent", "busy agent"],
 )
 async def test_what_did_not_begin_in_time_fails_and_says_why(
     status: dict[str, Any], machine: Object, silent: str, why: str
@@ -119,7 +126,7 @@ async def test_what_did_not_begin_in_time_fails_and_says_why(
 
 
 async def test_what_has_begun_is_its_agent_s_however_long_it_takes() -> None:
-    one = Pass(action(status=BEGUN), vm(placement=placed()), silent="host-a")
+    one = Pass(action(status=BEGUN), running(), silent="host-a")
     assert isinstance(await one.after(10_000), Wait)
     gone = Pass(action(status=BEGUN))
     assert isinstance(await gone.after(10_000), Wait)
@@ -141,7 +148,7 @@ async def test_what_began_on_a_host_that_never_came_back_is_interrupted_once_its
 
 async def test_an_agent_that_begins_at_the_deadline_wins_or_loses_but_never_both() -> None:
     """The operator's word carries the resourceVersion that it read."""
-    one = Pass(action(status=GIVEN), vm(placement=placed()))
+    one = Pass(action(status=GIVEN), running())
     one.client.put(ACTIONS, action(status=BEGUN))
     with pytest.raises(Conflict):
         await one.after(61)
@@ -160,3 +167,9 @@ async def test_a_finished_action_is_kept_for_its_time(ttl: dict[str, Any], kept_
 
 def _stored(obj: Object) -> tuple[Any, Object]:
     return VIRTUAL_MACHINES, obj
+
+
+async def test_an_act_on_a_machine_that_is_off_as_it_is_to_be_is_refused_by_its_agent_and_not_waited_for() -> None:
+    one = Pass(action(), running(powerState="Stopped", status={"powerState": "Stopped"}))
+    await one.after(1)
+    assert one.status["placement"]["agentName"] == "host-a"

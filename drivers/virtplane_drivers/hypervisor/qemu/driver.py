@@ -1,6 +1,7 @@
 """The QEMU driver: many machines, each with a record, a process and a monitor of its own."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 from virtplane_drivers.hypervisor.qemu.record import Record, Records
 from virtplane_drivers.hypervisor.qemu.recovery import recover
 from virtplane_drivers.hypervisor.qemu.users import Users, find_users, groups_for
+
+_log = logging.getLogger(__name__)
 
 SERIAL_LOG_MAX_BYTES = 1 << 20
 _CAP_LOGS_EVERY_S = 5.0
@@ -98,13 +101,14 @@ class QemuDriver(HypervisorDriver):
 
     async def _adopt(self, found: Mapping[str, ProcessIdentity | None]) -> None:
         """All at once, and no longer than is reasonable: a pool that hangs holds up its own machines only."""
-        adoptions = [asyncio.create_task(self._machines[uid].adopt(identity)) for uid, identity in found.items()]
+        adoptions = [
+            asyncio.create_task(self._machines[uid].adopt(identity), name=f"adoption of machine {uid}")
+            for uid, identity in found.items()
+        ]
         if adoptions:
-            done, late = await asyncio.wait(adoptions, timeout=_ADOPT_TIMEOUT_S)
-            for adoption in late:
+            for adoption in adoptions:
                 adoption.add_done_callback(_told)
-            for adoption in done:
-                adoption.result()
+            await asyncio.wait(adoptions, timeout=_ADOPT_TIMEOUT_S)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -258,6 +262,6 @@ class QemuDriver(HypervisorDriver):
 
 
 def _told(adoption: "asyncio.Task[None]") -> None:
-    """Of an adoption that nobody waits for any more: its machine says the same of each verb."""
-    if not adoption.cancelled():
-        adoption.exception()
+    """Of one that failed or was late: its machine is Unknown, and each look and each verb tries again."""
+    if not adoption.cancelled() and (error := adoption.exception()) is not None:
+        _log.warning("%s: %s", adoption.get_name(), error)

@@ -61,6 +61,9 @@ class FollowedMachine(abc.ABC):
         self._acting = asyncio.Lock()
         """Held by a verb, and by the worker while it concludes: one writer of the record at a time."""
         self._acts: set[asyncio.Task[Any]] = set()
+        self._found: ProcessIdentity | None = None
+        self._is_adopted = True
+        """Not of one from before whose end, or whose leftovers, could not be looked at yet."""
         self._overdue: asyncio.Task[Any] | None = None
         """The act that its caller gave up waiting for."""
         self._worker: asyncio.Task[None] | None = None
@@ -76,25 +79,50 @@ class FollowedMachine(abc.ABC):
         """Know again what runs from before; what has ended meanwhile gets its exit. No verb is served before.
 
         `found` is the process that says to be this record's run, for a record that was not finished.
+
+        Raises:
+            Unavailable: a file cannot be used, or not in time; the next verb, or look, tries again.
         """
-        await self._act(self._adopt(found))
+        self._found = found
+        self._is_adopted = False
+        await self._act(_nothing())
+
+    async def _adopt_once(self) -> None:
+        if not self._is_adopted:
+            await self._adopt(self._found)
+            self._is_adopted = True
 
     async def _adopt(self, found: ProcessIdentity | None) -> None:
         record = self.record
+        if self._run is not None:  # of an attempt that failed later
+            await self._finish_adoption()
+            return
         identity = record.process or found
         process = find(identity) if identity is not None else None
         if process is not None:
             self._follow(process)
-            if record.intent is Intent.RUNNING:
-                await self._discard_memory()
-            if record.process is None:
-                intent = record.intent if record.intent in BETWEEN else Intent.RUNNING
-                await self._write(intent=intent, process=process.identity, started_at=datetime.now(UTC))
-            if record.running is not None:
-                await self._groups.put(record.uid, process.identity.pid, limits_of(record.running))
-            self._wake.set()
+            await self._finish_adoption()
         elif record.intent not in (Intent.STOPPED, Intent.SUSPENDED):
             await self._conclude()
+
+    async def _finish_adoption(self) -> None:
+        """Of a process that is followed."""
+        assert self._run is not None  # noqa: S101  # who calls looked
+        record, identity = self.record, self._run.process.identity
+        if record.intent is Intent.RUNNING:
+            await self._discard_memory()
+        if record.process is None:
+            intent = record.intent if record.intent in BETWEEN else Intent.RUNNING
+            await self._write(intent=intent, process=identity, started_at=datetime.now(UTC))
+        if record.running is not None:
+            await self._groups.put(record.uid, identity.pid, limits_of(record.running))
+        self._wake.set()
+
+    def _adopt_again(self) -> None:
+        """Beside a look, when nothing else is on its way there."""
+        if not self._acts:
+            again = asyncio.create_task(self._act(_nothing()), name=f"adopt machine {self.record.uid}")
+            again.add_done_callback(_told)
 
     async def leave(self) -> None:
         """Stop watching; what runs, runs on, and what is being done is finished first."""
@@ -106,15 +134,22 @@ class FollowedMachine(abc.ABC):
     async def _act(self, act: Coroutine[Any, Any, T]) -> T:
         """Do it to its end, also when the caller is cancelled: a process half started would be one nobody knows of."""
 
+        begun = False
+
         async def locked() -> T:
+            nonlocal begun
             async with self._acting:
+                begun = True
                 try:
+                    await self._adopt_once()
                     return await act
                 except OSError as error:
                     message = f"the host's files cannot be used: {error}"
                     raise Unavailable(message, reason=Reason.STORAGE_ERROR, retry_after_s=10.0) from error
                 except MonitorError as error:
                     raise Unresponsive(str(error)) from error
+                finally:
+                    act.close()  # where the adoption before it failed, it never began
 
         if self._overdue is not None and not self._overdue.done():
             act.close()
@@ -128,9 +163,20 @@ class FollowedMachine(abc.ABC):
         except TimeoutError as error:
             if task.done():
                 raise
+            if not begun:
+                task.cancel()
+                message = "something else is being done with it, and takes long: nothing was done"
+                raise Unavailable(message, retry_after_s=10.0) from error
             self._overdue = task
             task.add_done_callback(self._late)
             raise self._still_at_it() from error
+        except asyncio.CancelledError:
+            if not begun:
+                task.cancel()  # an old wish must not come true some time later
+            raise
+        finally:
+            if not begun:
+                act.close()
 
     def _late(self, act: "asyncio.Task[Any]") -> None:
         if not act.cancelled() and (error := act.exception()) is not None:
@@ -267,3 +313,13 @@ class FollowedMachine(abc.ABC):
         record = replace(self.record, **changes)
         await self._records.run(self._records.write, record)
         self.record = record
+
+
+async def _nothing() -> None:
+    """What an adoption comes before."""
+
+
+def _told(adoption: "asyncio.Task[None]") -> None:
+    """Of an adoption that nobody waits for: the next look tries again."""
+    if not adoption.cancelled():
+        adoption.exception()

@@ -74,7 +74,7 @@ async def _end(agent: GuestAgent, pid: int, max_output_bytes: int) -> GuestComma
         try:
             answer = await agent.execute("guest-exec-status", {"pid": pid}, timeout_s=_ANSWER_TIMEOUT_S)
         except AgentSilent:
-            continue  # a guest that is busy, or held for a while; the caller's time ends it
+            answer = {"exited": False}  # a guest that is busy, or held for a while; the caller's time ends it
         except GuestAgentError as error:
             raise GuestCommandLost(f"it ran in the guest (pid {pid}), and its end is not known: {error}") from error
         if not isinstance(answer, dict) or not isinstance(answer.get("exited"), bool):

@@ -31,7 +31,7 @@ from virtplane_drivers.hypervisor.qemu.output import last_output
 from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.reachable import ReachableMachine
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
-from virtplane_drivers.hypervisor.qemu.run import Run
+from virtplane_drivers.hypervisor.qemu.run import ANSWER_TIMEOUT_S, Run
 from virtplane_drivers.hypervisor.qemu.run_states import Meaning, meaning_of
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Machine(ReachableMachine):
         self.claims_are_confirmed = False
         """Whether the disks of the next start were just seen to be given to this machine."""
         self._choose_user = choose_user
+        self._concluding: asyncio.Task[None] | None = None
 
     # --- observe ------------------------------------------------------------------------------------------------------
 
@@ -63,11 +64,16 @@ class Machine(ReachableMachine):
         """What QEMU says now, or that it says nothing."""
         while True:
             run = self._run
+            if run is None and not self._is_adopted:
+                self._adopt_again()
+                return self._not_known("what became of its last run is not known yet: a file cannot be looked at")
             try:
+                # It died a moment ago: never shown as off before its exit is known.
                 if run is not None and not run.is_alive:
-                    # It died a moment ago: never shown as off before its exit is known.
-                    async with self._acting:
-                        await self._conclude_if_dead()
+                    if not await self._is_concluded():
+                        return self._not_known(
+                            "QEMU ended, and how is not written down yet: its storage is slow, or hangs"
+                        )
                     run = self._run
                 if run is None:
                     return self._at_rest(self.record)
@@ -77,6 +83,24 @@ class Machine(ReachableMachine):
                     where = f"QEMU (pid {run.process.identity.pid})" if run is not None else "its record"
                     seen = replace(self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN)
                     return replace(seen, message=f"{where}: {error}")
+
+    async def _is_concluded(self) -> bool:
+        """Whether a dead run could be concluded in time. It goes on all the same, once however often it is asked."""
+        if self._concluding is None or self._concluding.done():
+            self._concluding = asyncio.create_task(self._conclude_under_lock(), name=f"end of {self.record.uid}")
+            self._acts.add(self._concluding)
+            self._concluding.add_done_callback(self._acts.discard)
+        done, _late = await asyncio.wait({self._concluding}, timeout=ANSWER_TIMEOUT_S)
+        for conclusion in done:
+            conclusion.result()
+        return bool(done)
+
+    async def _conclude_under_lock(self) -> None:
+        async with self._acting:
+            await self._conclude_if_dead()
+
+    def _not_known(self, message: str) -> Observed:
+        return replace(self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN, message=message)
 
     def _at_rest(self, record: Record) -> Observed:
         suspended = record.intent is Intent.SUSPENDED

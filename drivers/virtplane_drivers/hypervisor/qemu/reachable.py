@@ -22,6 +22,10 @@ from virtplane_drivers.hypervisor.qemu.suspendable import SuspendableMachine
 T = TypeVar("T")
 
 
+_CHANNEL_TIMEOUT_S = 5.0
+"""Of the command before: what was meant for now is not begun an hour later."""
+
+
 class ReachableMachine(SuspendableMachine):
     """One machine, with the ways to its guest."""
 
@@ -32,40 +36,57 @@ class ReachableMachine(SuspendableMachine):
 
     async def reset(self) -> None:
         """Restart the guest at once."""
-        await self._act(self._on_guest(acts.reset))
+        await self._act_on_guest(acts.reset)
 
     async def inject_nmi(self) -> None:
         """Interrupt the guest."""
-        await self._act(self._on_guest(acts.inject_nmi))
+        await self._act_on_guest(acts.inject_nmi)
 
     async def send_keys(self, keys: Sequence[KeyName]) -> None:
         """Press keys together."""
-        await self._act(self._on_guest(partial(acts.send_keys, keys=keys)))
+        await self._act_on_guest(partial(acts.send_keys, keys=keys))
 
     async def screenshot(self, max_bytes: int) -> bytes:
         """The screen as PNG."""
         if self.record.running is not None and self.record.running.display is None:
             message = f"it has no display: set spec.display (type {DisplayType.VGA}) and restart it"
-            await self._act(self._on_guest(_nothing))  # that it does not run is said first
+            await self._act_on_guest(_nothing)  # that it does not run is said first
             raise Refused(message, reason=Reason.NO_DISPLAY)
-        return await self._act(self._on_guest(partial(acts.screenshot, max_bytes=max_bytes)))
+        return await self._act_on_guest(partial(acts.screenshot, max_bytes=max_bytes))
 
     async def run_guest_command(self, command: GuestCommand) -> GuestCommandResult:
         """Without the lock: however long the guest takes, verbs go on."""
-        await self._act(self._on_guest(_nothing))
+        await self._act_on_guest(_nothing)
         if self.record.running is None or not self.record.running.guest_agent:
             message = "it was started without a port for a guest agent: restart it"
             raise Refused(message, reason=Reason.GUEST_AGENT_REFUSED)
         folder = run_folder(self._site.runtime_folder, self.record.uid, self.record.incarnation)
-        async with self._commanding:
+        try:
+            async with asyncio.timeout(_CHANNEL_TIMEOUT_S):
+                await self._commanding.acquire()
+        except TimeoutError as error:
+            message = "another command runs in the guest, whose agent has one channel: nothing was run"
+            raise Unavailable(message, retry_after_s=_CHANNEL_TIMEOUT_S) from error
+        try:
             return await run_guest_command(folder / GUEST_AGENT, command)
+        finally:
+            self._commanding.release()
 
-    async def _on_guest(self, act: Callable[[Run], Awaitable[T]]) -> T:
+    async def _act_on_guest(self, act: Callable[[Run], Awaitable[T]]) -> T:
+        # Before it waits for its turn too: what was meant for the guest of now must not meet one that woke later.
+        self._check_is_there()
+        return await self._act(self._on_guest(act))
+
+    def _check_is_there(self) -> Run:
         run = self._run
         if run is None or not run.is_alive:
             raise _not_running()
         if self.record.intent in BETWEEN:
             raise Unavailable("its memory is being written or read", reason=Reason.SUSPENDING, retry_after_s=1.0)
+        return run
+
+    async def _on_guest(self, act: Callable[[Run], Awaitable[T]]) -> T:
+        run = self._check_is_there()
         if meaning_of(await run.state()) is Meaning.ENDED:
             raise _not_running()
         try:

@@ -129,3 +129,42 @@ async def test_an_end_that_is_told_oddly_is_an_end_that_is_not_known(tmp_path: P
 async def test_a_program_that_a_signal_ended_has_no_exit_code(tmp_path: Path) -> None:
     async with guest(tmp_path, PING, PID, {"return": {"exited": True, "signal": 9}}) as (run, _asked):
         assert await run() == GuestCommandResult(None, 9)
+
+
+async def test_a_guest_that_takes_no_bytes_costs_the_command_s_time_and_nothing_else_stands_still(
+    tmp_path: Path,
+) -> None:
+    """It answers before it has read: the request stays in the channel, and no other one goes in."""
+    long = GuestCommand(
+        ("/bin/cat",), timeout_s=1.0, max_output_bytes=4, stdin="\N{GRINNING FACE}".encode() * (64 << 10)
+    )
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0.05)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)  # noqa: FBT003
+        listener.bind(str(tmp_path / "agent"))
+        listener.listen(1)
+
+        async def serve() -> None:
+            channel, _address = await asyncio.get_running_loop().sock_accept(listener)
+            with channel:
+                agent = ScriptedAgent(channel)
+                await agent.serve(PING)
+                await agent.sync(behind=b'{"return": {"pid": 1}}\n')
+                await asyncio.sleep(60)
+
+        tasks = [asyncio.create_task(serve()), asyncio.create_task(beat())]
+        try:
+            with pytest.raises(GuestCommandLost):
+                await run_guest_command(tmp_path / "agent", long)
+            assert beats > 5
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -110,6 +110,7 @@ class GuestAgent(asyncio.BufferedProtocol):
     async def _exchange(self, payload: bytes, expected: SyncFinder | ReplyReader) -> Any:
         transport = self._check_open()
         if transport.get_write_buffer_size() > 0:
+            await asyncio.sleep(0)  # who asks in a loop must not keep the loop from writing, nor from anything else
             raise AgentSilent("the guest takes no bytes: no agent runs, or it hangs")
         self._expected, self._found = expected, self._loop.create_future()
         transport.write(payload)
