@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ENDED_AS_ASKED
 from virtplane_drivers.blocking import in_thread
-from virtplane_drivers.errors import Unavailable, Unresponsive
+from virtplane_drivers.errors import DriverError, Unavailable, Unresponsive
 from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
 from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
 from virtplane_drivers.hypervisor.qemu.launch import MONITOR, LaunchSite, clear_runs, run_folder
@@ -235,6 +235,9 @@ class FollowedMachine(abc.ABC):
                         await self._let_quit_if_ended(self._run)
                     if self._run is not None:
                         await self._go_on_suspending(self._run)
+            except DriverError as error:
+                _log.warning("machine %s: %s", self.record.uid, error)
+                await asyncio.sleep(1.0)
             except Exception:  # noqa: BLE001  # this machine is looked at again; the others never notice
                 _log.exception("machine %s: following its run failed", self.record.uid)
                 await asyncio.sleep(1.0)

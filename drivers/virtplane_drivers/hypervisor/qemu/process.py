@@ -159,14 +159,19 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started; None when there is none, or only a zombie."""
+    """When the process started; None when there is none, or only a zombie.
+
+    What was killed while one of its threads waits for a device is not over: its first thread is a zombie, that one may
+    still write.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name, in brackets, may hold anything, brackets and blanks too.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+    state, threads, ticks = fields[0], int(fields[17]), int(fields[19])
+    return None if state in ("Z", "X") and threads <= 1 else ticks
 
 
 def command_lines() -> dict[int, list[str]]:

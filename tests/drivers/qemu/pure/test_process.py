@@ -27,6 +27,12 @@ from virtplane_drivers.hypervisor.qemu.process import (
 
 NAMED_LIKE_FIELDS = "open('/proc/self/comm', 'w').write(') Z 1 ('); import time; time.sleep(60)"
 
+FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=[60]).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
 
 @contextmanager
 def child(*argv: str) -> Iterator["subprocess.Popen[bytes]"]:
@@ -190,6 +196,22 @@ async def test_a_process_that_has_ended_is_found_neither_as_a_zombie_nor_afterwa
         assert find(identity) is None
     assert start_ticks(process.pid) is None
     assert find(identity) is None
+
+
+@pytest.mark.usefixtures("no_descriptor_stays")
+async def test_h40_a_process_is_found_as_long_as_one_of_its_threads_lives() -> None:
+    """As after SIGKILL, when one of QEMU's threads waits for a device: its first thread is a zombie then."""
+    with child(sys.executable, "-c", FIRST_THREAD_ENDS) as process:
+        identity = identity_of(process.pid)
+        stat = Path(f"/proc/{process.pid}/stat")
+        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        found = find(identity)
+        assert found is not None
+        assert not await found.wait(0.1)
+        found.kill()
+        assert await found.wait(5.0)
+        assert found.exit_status == -signal.SIGKILL
+        assert find(identity) is None
 
 
 def test_a_process_that_calls_itself_whatever_it_likes_has_the_start_that_it_has() -> None:
