@@ -25,7 +25,7 @@ class Death:
 
     time: datetime
     cause: str = ""
-    """ShutdownCause of QMP's last SHUTDOWN event (QAPI run-state.json), or `run_states.END_CAUSES` of a QEMU that was
+    """ShutdownCause of QMP's first SHUTDOWN event (QAPI run-state.json), or `run_states.END_CAUSES` of a QEMU that was
     found paused in such a state."""
     exit_status: int | None = None
     """Known of own children only; -N for signal N."""

@@ -44,7 +44,7 @@ class Link:
 
     async def drain(self, timeout_s: float) -> None:
         """The last events may still be in the socket when the kernel tells of the death: read until its end."""
-        if self._monitor is not None:
+        if self._monitor is not None and self._monitor.is_open:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._closed.wait()

@@ -29,7 +29,7 @@ class Run:
     def __init__(self, process: GuestProcess, socket_path: Path, on_change: Callable[[], None]) -> None:
         self.process = process
         self.cause = ""
-        """ShutdownCause of the last SHUTDOWN event."""
+        """ShutdownCause of the first SHUTDOWN event: the guest was over then, whoever ended what was left of QEMU."""
         self._on_change = on_change
         self._link = Link(socket_path, self._heard, on_change)
 
@@ -107,7 +107,7 @@ class Run:
 
     def _heard(self, message: Message) -> None:
         """In the reader: note, and leave the rest to the worker."""
-        if message["event"] == "SHUTDOWN":
+        if message["event"] == "SHUTDOWN" and not self.cause:
             self.cause = str(message.get("data", {}).get("reason", ""))
         self._on_change()
 
