@@ -1,6 +1,7 @@
 """Bytes to messages, as a pure function of how they were cut and of what they say."""
 
 import itertools
+import tracemalloc
 
 import orjson
 import pytest
@@ -114,6 +115,19 @@ def test_what_json_cannot_hold_is_refused_before_it_is_sent(value: object) -> No
 def test_a_command_longer_than_the_cap_is_refused_before_it_is_sent() -> None:
     with pytest.raises(ValueError, match="a command of"):
         encoded({"arguments": "x" * MAX_MESSAGE_BYTES})
+
+
+@pytest.mark.parametrize("item", [b"[]", b"{}", b"1.5", '"é"'.encode()])
+def test_h24_the_worst_message_takes_less_than_a_hundred_mib_of_memory(item: bytes) -> None:
+    line = b'{"return":[' + b",".join([item] * ((MAX_MESSAGE_BYTES - 100) // (len(item) + 1))) + b'],"id":1}\n'
+    tracemalloc.start()
+    try:
+        [message] = LineReader().feed(line)
+        _now, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(message["return"]) > MAX_MESSAGE_BYTES // 6
+    assert most_bytes < 100 << 20
 
 
 def test_h30_an_event_of_megabytes_is_refused_and_a_reply_of_megabytes_is_not() -> None:
