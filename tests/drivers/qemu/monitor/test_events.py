@@ -1,10 +1,12 @@
 """Events: none is lost between a command and its wait, none holds up a reply, and a flood is bounded."""
 
 import asyncio
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,6 +190,56 @@ async def test_h30_a_full_queue_says_once_where_events_are_missing_and_goes_on()
         await queue.get()
     queue.put(event("SHUTDOWN"))
     assert [e["event"] for e in await drained(queue)] == ["SHUTDOWN"]
+
+
+@pytest.mark.parametrize("name", ["MIGRATION", "BLOCK_IO_ERROR"])
+@pytest.mark.parametrize(
+    "junk",
+    ["x" * 30_000, [[]] * 10_000, [{}] * 10_000],
+    ids=["text", "lists", "maps"],
+)
+async def test_h30_what_waits_is_bounded_in_memory_and_what_is_lost_is_told(name: str, junk: object) -> None:
+    queue = EventQueue(max_bytes=1 << 20)
+    line = orjson.dumps(event(name, junk=junk))
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            message = orjson.loads(line)
+            message["data"]["device"] = f"disk{number}"
+            queue.put(message)
+        del message
+        used_bytes, _most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (1 << 18) < used_bytes < (1 << 20) + (1 << 17)
+    assert len(queue) + queue.lost == 50
+    await drained(queue)
+    with pytest.raises(EventsLost):
+        await queue.get()
+    queue.put(event("STOP"))
+    assert (await queue.get())["event"] == "STOP"
+
+
+async def test_h30_noise_that_grows_takes_no_more_room_than_there_is() -> None:
+    queue = EventQueue(max_bytes=100_000)
+    for size in (10, 40_000, 90_000, 10, 98_000):
+        queue.put(event("RTC_CHANGE", junk="x" * size))
+    assert (len(queue), queue.lost) == (1, 0)
+    queue.put(event("RTC_CHANGE", junk="x" * 100_000))
+    assert queue.lost == 1
+    # The older one is out of date, and the newer one does not fit: neither waits, and that is told.
+    with pytest.raises(EventsLost):
+        await queue.get()
+
+
+async def test_h30_a_reader_that_waits_is_told_at_once_of_an_event_that_does_not_fit() -> None:
+    queue = EventQueue(max_bytes=1000)
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.put(event("STOP", junk="x" * 1000))
+    with pytest.raises(EventsLost):
+        async with asyncio.timeout(5):
+            await waiting
 
 
 async def test_h30_replies_in_a_flood_of_a_hundred_thousand_events_come_behind_the_events_before_them(
