@@ -26,7 +26,7 @@ from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN
 from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear_runs, launch
-from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
+from virtplane_drivers.hypervisor.qemu.monitor import MonitorError, MonitorTimeout
 from virtplane_drivers.hypervisor.qemu.output import last_output
 from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.reachable import ReachableMachine
@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 GREETING_TIMEOUT_S = 30.0
 """Of a start: a busy host takes its time, and a process that ends is noticed at once."""
+_EXIT_TIME_S = 1.0
+"""From the end of QEMU's monitor to its process's; usually milliseconds."""
 
 
 class Machine(ReachableMachine):
@@ -79,7 +81,7 @@ class Machine(ReachableMachine):
                     return self._at_rest(self.record)
                 return await self._as_qemu_says(run, await run.state())
             except (MonitorError, OSError) as error:
-                if run is None or run.is_alive or not isinstance(error, MonitorError):
+                if run is None or not isinstance(error, MonitorError) or not await self._is_on_its_way_off(run, error):
                     where = f"QEMU (pid {run.process.identity.pid})" if run is not None else "its record"
                     seen = replace(self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN)
                     return replace(seen, message=f"{where}: {error}")
@@ -101,6 +103,10 @@ class Machine(ReachableMachine):
 
     def _not_known(self, message: str) -> Observed:
         return replace(self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN, message=message)
+
+    async def _is_on_its_way_off(self, run: Run, error: MonitorError) -> bool:
+        """A QEMU that exits closes its monitor some time before the kernel calls it dead: no reason to show Unknown."""
+        return not run.is_alive or (not isinstance(error, MonitorTimeout) and await run.process.wait(_EXIT_TIME_S))
 
     def _at_rest(self, record: Record) -> Observed:
         suspended = record.intent is Intent.SUSPENDED

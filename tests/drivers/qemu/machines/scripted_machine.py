@@ -55,6 +55,7 @@ class ScriptedMachine:
             # A QEMU that has something left to write takes its time.
             await asyncio.sleep(self.quits_after_s)
             self.process.terminate()
+            self.server.hang_up()
 
 
 @asynccontextmanager

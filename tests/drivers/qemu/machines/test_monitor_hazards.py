@@ -15,11 +15,11 @@ from tests.drivers.qemu.monitor.scripted_qmp import event
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import Unavailable
-from virtplane_drivers.hypervisor.contract import Observed
+from virtplane_drivers.hypervisor.contract import Exit, Observed
 from virtplane_drivers.hypervisor.qemu import run as qemu_run
 from virtplane_drivers.hypervisor.qemu.monitor import HungUp
 from virtplane_drivers.hypervisor.qemu.process import GuestProcess
-from virtplane_drivers.hypervisor.qemu.record import Intent
+from virtplane_drivers.hypervisor.qemu.record import Intent, Records
 
 EVENTS = {
     "SHUTDOWN": event("SHUTDOWN", guest=True, reason="guest-shutdown"),
@@ -52,25 +52,43 @@ async def test_h31_h32_h33_no_order_of_events_ends_or_pauses_a_guest_that_qemu_s
         assert machine.process.poll() is None
 
 
-@pytest.mark.parametrize("order", [("SHUTDOWN", "SHUTDOWN"), ("STOP", "SHUTDOWN"), ("SHUTDOWN", "STOP", "RESET")])
-async def test_h33_h35_an_end_is_written_once_and_is_never_shown_as_a_pause(
-    host: QemuHost, order: tuple[str, ...]
+STATES = {"STOP": "paused", "RESUME": "running", "SHUTDOWN": "shutdown"}
+"""What QEMU says after such an event; after others as before."""
+ORDERS = [
+    order for length in range(1, 6) for order in itertools.permutations(EVENTS, length) if "SHUTDOWN" in order
+] + [("SHUTDOWN", "SHUTDOWN"), ("STOP", "SHUTDOWN", "SHUTDOWN", "STOP"), ("RESET", "RESET", "SHUTDOWN")]
+
+
+@pytest.mark.parametrize("first", EVENTS)
+async def test_h33_h35_whatever_comes_before_and_after_it_an_end_is_written_once_and_is_never_shown_as_a_pause(
+    host: QemuHost, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with scripted_machine(host) as machine:
-        await machine.driver.observe(UID)
-        machine.state, machine.quits_after_s = "shutdown", 0.2
-        await machine.server.send(*(EVENTS[name] for name in order))
-        seen: list[Observed] = []
-        async with asyncio.timeout(15):
-            while not seen or seen[-1].power is not PowerState.STOPPED:
-                seen.append(await machine.driver.observe(UID))
-        assert {one.power for one in seen} <= {PowerState.RUNNING, PowerState.STOPPED}
-        first = seen[-1].last_exit
-        assert first is not None
-        assert first.reason is ExitReason.GUEST_SHUTDOWN
-        await asyncio.sleep(0)
-        assert (await machine.driver.observe(UID)).last_exit == first
-        assert machine.commands == ["quit"]
+    exits: list[Exit | None] = []
+    write = Records.write
+    monkeypatch.setattr(Records, "write", lambda own, record: (exits.append(record.last_exit), write(own, record)))
+    for number, order in enumerate(ORDERS):
+        if order[0] != first:
+            continue
+        exits.clear()
+        async with scripted_machine(QemuHost(host.folder / str(number))) as machine:
+            await machine.driver.observe(UID)
+            before, after = order[: order.index("SHUTDOWN")], order[order.index("SHUTDOWN") :]
+            for name in before:
+                machine.state = STATES.get(name, machine.state)
+                await machine.server.send(EVENTS[name])
+                shown = PowerState.PAUSED if machine.state == "paused" else PowerState.RUNNING
+                assert (await machine.driver.observe(UID)).power is shown, order
+            machine.state = "shutdown"
+            await machine.server.send(*(EVENTS[name] for name in after))
+            seen: list[Observed] = []
+            async with asyncio.timeout(15):
+                while not seen or seen[-1].power is not PowerState.STOPPED:
+                    seen.append(await machine.driver.observe(UID))
+            assert {one.power for one in seen} <= {PowerState.RUNNING, PowerState.STOPPED}, order
+            assert machine.commands == ["quit"]
+            written = [one for one in exits if one is not None]
+            assert {one.reason for one in written} == {ExitReason.GUEST_SHUTDOWN}
+            assert set(written) == {seen[-1].last_exit}, order
 
 
 async def test_h31_an_error_that_is_told_late_holds_nothing(host: QemuHost) -> None:
