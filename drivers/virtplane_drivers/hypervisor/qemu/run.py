@@ -29,7 +29,8 @@ class Run:
     def __init__(self, process: GuestProcess, socket_path: Path, on_change: Callable[[], None]) -> None:
         self.process = process
         self.cause = ""
-        """ShutdownCause of the first SHUTDOWN event: the guest was over then, whoever ended what was left of QEMU."""
+        """ShutdownCause of the first SHUTDOWN event since the guest was last reset: it was over then, whoever ended what
+        was left of QEMU."""
         self._on_change = on_change
         self._link = Link(socket_path, self._heard, on_change)
 
@@ -109,6 +110,8 @@ class Run:
         """In the reader: note, and leave the rest to the worker."""
         if message["event"] == "SHUTDOWN" and not self.cause:
             self.cause = str(message.get("data", {}).get("reason", ""))
+        elif message["event"] == "RESET":
+            self.cause = ""
         self._on_change()
 
 

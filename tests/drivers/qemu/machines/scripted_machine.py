@@ -5,10 +5,12 @@ For what no real QEMU can be brought to do: events in any order, late ones, stat
 
 import asyncio
 import contextlib
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.qemu.monitor.scripted_qmp import ScriptedServer, scripted_server
@@ -18,7 +20,8 @@ from virtplane_drivers.hypervisor.qemu.launch import MONITOR, run_folder
 from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, start_ticks
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 
-UID = "scripted"
+UID = f"scripted-{os.getpid()}"
+"""Its cgroups have this name too: not those of another test run."""
 
 
 class ScriptedMachine:
@@ -84,3 +87,10 @@ async def scripted_machine(host: QemuHost, intent: Intent = Intent.RUNNING) -> A
     finally:
         process.kill()
         process.wait()
+        _remove_groups()
+
+
+def _remove_groups() -> None:
+    for group in Path("/sys/fs/cgroup").glob(f"*/virtplane/{UID}"):
+        with contextlib.suppress(FileNotFoundError):
+            group.rmdir()
