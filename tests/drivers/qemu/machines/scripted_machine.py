@@ -33,6 +33,8 @@ class ScriptedMachine:
         self.process = process
         self.state = "running"
         """What `query-status` is answered with."""
+        self.migration = "active"
+        """Of what `query-migrate` is answered with."""
         self.commands: list[str] = []
         """All that was asked, but for questions."""
         self.quits_after_s = 0.0
@@ -51,6 +53,9 @@ class ScriptedMachine:
         name = request["execute"]
         if name == "query-status":
             await self.server.answer(request, {"status": self.state, "running": self.state == "running"})
+            return
+        if name == "query-migrate":
+            await self.server.answer(request, {"status": self.migration})
             return
         self.commands.append(name)
         await self.server.answer(request)

@@ -218,14 +218,13 @@ async def test_h36_a_guest_whose_memory_is_read_is_never_told_to_go_on(host: Qem
 
 @pytest.mark.parametrize("intent", BETWEEN)
 async def test_h36_no_verb_lets_a_guest_go_on_whose_memory_is_on_its_way(host: QemuHost, intent: Intent) -> None:
-    """Whoever holds the lock: the worker has not come to it yet, as QEMU does not answer the question how far it is."""
+    """Also while the worker looks how far it is: here without the lock that keeps them apart."""
     async with scripted_machine(host, intent) as machine:
-        machine.answers_progress = False
-        record = machine.driver._machines[UID]
-        await record._resume()
-        await record._pause()
+        asleep = machine.driver._machines[UID]
+        await asleep._resume()
+        await asleep._pause()
         with pytest.raises(Unavailable):
-            await record._shut_down()
+            await asleep._shut_down()
         assert not {"cont", "stop", "system_powerdown"} & set(machine.commands)
 
 
