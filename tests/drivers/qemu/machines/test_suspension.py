@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from virtplane_drivers.errors import LaunchFailed, Unavailable
 from virtplane_drivers.hypervisor.contract import Desired
 from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
+from virtplane_drivers.hypervisor.qemu.monitor import Monitor
 
 
 def incarnation(host: QemuHost, uid: str) -> str:
@@ -232,4 +234,46 @@ async def test_a_memory_whose_last_bytes_may_not_be_on_the_disk_is_given_up_and_
         assert len([path for path in synced if path.name.endswith(".partial")]) == 1
         assert (pid_of(host, desired), memory_files(host)) == (pid, [])
         monkeypatch.undo()
+        await goes_on(driver, desired)
+
+
+async def test_h36_verbs_that_come_while_memory_is_read_leave_a_real_qemu_to_read_it(
+    host: QemuHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe in the place of the file: QEMU is in state `inmigrate` for as long as half of it is missing."""
+    sent: list[str] = []
+    execute = Monitor.execute
+
+    def noting(monitor: Monitor, command: str, *arguments: Any, **options: Any) -> Any:
+        sent.append(command)
+        return execute(monitor, command, *arguments, **options)
+
+    async with host.open() as driver:
+        desired = await started(driver, host)
+        await ticks(driver, desired.uid, 1)
+        await until_suspended(driver, desired.uid)
+        memory = host.folder / "pool" / memory_files(host)[0]
+        content = memory.read_bytes()
+        memory.unlink()
+        os.mkfifo(memory)
+        monkeypatch.setattr(Monitor, "execute", noting)
+        waking = asyncio.create_task(driver.start(desired.uid))
+        pipe = await asyncio.to_thread(memory.open, "wb", 0)
+        try:
+            await asyncio.to_thread(pipe.write, content[: len(content) // 2])
+            run = driver._machines[desired.uid]._run
+            assert run is not None
+            assert await run.state() == "inmigrate"
+            verbs = [asyncio.create_task(driver.resume(desired.uid)) for _ in range(3)]
+            assert (await driver.observe(desired.uid)).message == "Waking"
+            assert await run.state() == "inmigrate"
+            assert not {"cont", "stop", "quit"} & set(sent)
+            rest = memoryview(content)[len(content) // 2 :]
+            while rest:
+                rest = rest[await asyncio.to_thread(pipe.write, rest) :]
+        finally:
+            pipe.close()
+        await waking
+        await asyncio.gather(*verbs)
+        assert sent.index("migrate-incoming") < sent.index("cont")
         await goes_on(driver, desired)
