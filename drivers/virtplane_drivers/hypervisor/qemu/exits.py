@@ -13,6 +13,7 @@ _OF_GUEST: Mapping[str, tuple[ExitReason, str]] = {
     "guest-panic": (ExitReason.GUEST_PANICKED, "the guest's kernel panicked"),
     "watchdog": (ExitReason.WATCHDOG_EXPIRED, "the guest stopped feeding its watchdog"),
     "internal-error": (ExitReason.CRASHED, "the hypervisor could not execute the guest any further (internal error)"),
+    "inmigrate": (ExitReason.CRASHED, "it woke while its record was lost, and nobody sends it the rest of its memory"),
 }
 
 

@@ -17,7 +17,6 @@ class Meaning(enum.Enum):
 
 MEANINGS: Mapping[str, Meaning] = {
     "running": Meaning.RUNS,
-    "inmigrate": Meaning.RUNS,
     "restore-vm": Meaning.RUNS,
     "save-vm": Meaning.RUNS,
     "colo": Meaning.RUNS,
@@ -34,6 +33,8 @@ MEANINGS: Mapping[str, Meaning] = {
     "guest-panicked": Meaning.ENDED,
     "watchdog": Meaning.ENDED,
     "internal-error": Meaning.ENDED,
+    # Not of a machine that is known to wake: it waits for memory that nobody sends it any more.
+    "inmigrate": Meaning.ENDED,
 }
 
 END_CAUSES: Mapping[str, str] = {
@@ -41,6 +42,7 @@ END_CAUSES: Mapping[str, str] = {
     "guest-panicked": "guest-panic",
     "watchdog": "watchdog",
     "internal-error": "internal-error",
+    "inmigrate": "inmigrate",
 }
 """State in which a guest is over -> its cause, by QEMU's own words (ShutdownCause) where it has one."""
 

@@ -228,6 +228,16 @@ async def test_h36_no_verb_lets_a_guest_go_on_whose_memory_is_on_its_way(host: Q
         assert not {"cont", "stop", "system_powerdown"} & set(machine.commands)
 
 
+async def test_h36_a_guest_that_woke_as_its_record_was_lost_is_over_and_not_shown_as_running(host: QemuHost) -> None:
+    """It would wait for ever. It has not run: what is on the disk is whole, and the next start says where it lies."""
+    async with scripted_machine(host) as machine:
+        machine.state = "inmigrate"
+        seen = await until(machine, PowerState.STOPPED)
+        assert seen.last_exit is not None
+        assert (seen.last_exit.reason, seen.ended_by_itself) == (ExitReason.CRASHED, True)
+        assert machine.commands == ["quit"]
+
+
 async def test_h40_a_process_that_does_not_die_is_not_called_stopped_and_its_record_stays(
     host: QemuHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from virtplane_api.vocabulary import ExitReason
 from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
 from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record
+from virtplane_drivers.hypervisor.qemu.run_states import END_CAUSES, MEANINGS, Meaning
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 BEFORE = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -86,7 +87,7 @@ EVERYTHING = [
     for intent, asked, cause, same_boot, status in itertools.product(
         Intent,
         (False, True),
-        ("", GUEST, SIGNAL, QMP, "host-error", "host-ui", "guest-panic", "watchdog", "internal-error"),
+        ("", GUEST, SIGNAL, QMP, "host-error", "host-ui", "guest-panic", "watchdog", "internal-error", "inmigrate"),
         (True, False),
         (None, 0, 1, -9),
     )
@@ -110,6 +111,12 @@ def test_a_process_that_just_vanished_was_never_as_asked() -> None:
         if known.intent is not Intent.POWERING_OFF and not seen.cause:
             expected = ExitReason.CRASHED if seen.same_boot else ExitReason.HOST_REBOOTED
             assert exit_of(known, seen).reason is expected
+
+
+def test_each_state_in_which_a_guest_is_over_says_why_and_no_other_does() -> None:
+    assert set(END_CAUSES) == {state for state, meaning in MEANINGS.items() if meaning is Meaning.ENDED}
+    for cause in END_CAUSES.values():
+        assert exit_of(record(), death(cause)).message != exit_of(record(), death()).message
 
 
 def test_a_process_of_this_boot_is_told_from_one_of_another() -> None:
