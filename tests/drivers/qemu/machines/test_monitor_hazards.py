@@ -159,6 +159,22 @@ async def test_h16_a_monitor_that_is_lost_is_no_end_of_its_machine(host: QemuHos
         assert seen.last_exit.reason is ExitReason.CRASHED
 
 
+async def test_h16_the_last_event_says_why_also_when_the_kernel_tells_of_the_death_before_it_is_read(
+    host: QemuHost,
+) -> None:
+    async with scripted_machine(host) as machine:
+        await machine.driver.observe(UID)
+        run = machine.driver._machines[UID]._run
+        assert run is not None
+        machine.process.kill()
+        assert await run.process.wait(5.0)
+        await machine.server.send(EVENTS["SHUTDOWN"])
+        machine.server.hang_up()
+        seen = await until(machine, PowerState.STOPPED)
+        assert seen.last_exit is not None
+        assert seen.last_exit.reason is ExitReason.GUEST_SHUTDOWN
+
+
 async def test_h17_what_is_heard_of_an_earlier_run_does_not_touch_the_present_one(host: QemuHost) -> None:
     async with host.open() as driver:
         desired = await started(driver, host)
