@@ -21,7 +21,7 @@ from virtplane_drivers.hypervisor.qemu import run as qemu_run
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN
 from virtplane_drivers.hypervisor.qemu.monitor import HungUp
 from virtplane_drivers.hypervisor.qemu.process import GuestProcess
-from virtplane_drivers.hypervisor.qemu.record import Intent, Records
+from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 
 EVENTS = {
     "SHUTDOWN": event("SHUTDOWN", guest=True, reason="guest-shutdown"),
@@ -67,7 +67,12 @@ async def test_h33_h35_whatever_comes_before_and_after_it_an_end_is_written_once
 ) -> None:
     exits: list[Exit | None] = []
     write = Records.write
-    monkeypatch.setattr(Records, "write", lambda own, record: (exits.append(record.last_exit), write(own, record)))
+
+    def noting(records: Records, record: Record) -> None:
+        exits.append(record.last_exit)
+        write(records, record)
+
+    monkeypatch.setattr(Records, "write", noting)
     for number, order in enumerate(ORDERS):
         if order[0] != first:
             continue
