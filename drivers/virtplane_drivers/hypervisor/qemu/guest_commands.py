@@ -44,7 +44,7 @@ async def run_guest_command(socket_path: Path, command: GuestCommand) -> GuestCo
         pid = await _begin(agent, command)
         try:
             async with asyncio.timeout(command.timeout_s):
-                return await _end(agent, pid, command.max_output_bytes)
+                return await _end(agent, pid, command)
         except TimeoutError as error:
             message = f"it did not end within {command.timeout_s:g} s, and runs on in the guest (pid {pid})"
             raise GuestCommandLost(message) from error
@@ -68,19 +68,26 @@ async def _begin(agent: GuestAgent, command: GuestCommand) -> int:
     return pid
 
 
-async def _end(agent: GuestAgent, pid: int, max_output_bytes: int) -> GuestCommandResult:
+async def _end(agent: GuestAgent, pid: int, command: GuestCommand) -> GuestCommandResult:
+    # One byte more than is wanted: so a cut is noticed. Base64 of three bytes is four.
+    text_bytes = 4 * (command.max_output_bytes // 3 + 1)
     wait_s = _LOOK_AGAIN_S
     while True:
         try:
-            answer = await agent.execute("guest-exec-status", {"pid": pid}, timeout_s=_ANSWER_TIMEOUT_S)
+            # Not given up once it is sent: the agent tells of an end once, and then knows no such pid.
+            answer = await agent.execute(
+                "guest-exec-status", {"pid": pid}, timeout_s=command.timeout_s, max_text_bytes=text_bytes
+            )
         except AgentSilent:
-            answer = {"exited": False}  # a guest that is busy, or held for a while; the caller's time ends it
+            pass  # not sent: a guest that is busy, or held for a while; the caller's time ends it
         except GuestAgentError as error:
             raise GuestCommandLost(f"it ran in the guest (pid {pid}), and its end is not known: {error}") from error
-        if not isinstance(answer, dict) or not isinstance(answer.get("exited"), bool):
-            raise GuestCommandLost(f"the guest's agent does not say whether pid {pid} ended: {str(answer)[:100]}")
-        if answer["exited"]:
-            return _result(answer, max_output_bytes)
+        else:
+            if not isinstance(answer, dict) or not isinstance(answer.get("exited"), bool):
+                raise GuestCommandLost(f"the guest's agent does not say whether pid {pid} ended: {str(answer)[:100]}")
+            if answer["exited"]:
+                return _result(answer, command.max_output_bytes)
+        # Also when it was silent: of a guest that takes no bytes that is known at once.
         await asyncio.sleep(wait_s)
         wait_s = min(wait_s * 1.5, _LOOK_AGAIN_AT_MOST_S)
 

@@ -3,8 +3,9 @@
 import asyncio
 import base64
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.drivers.qemu.guest_agent.scripted_agent import ScriptedAgent
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import DriverError, GuestCommandLost, Refused, Unavailable
 from virtplane_drivers.hypervisor.contract import GuestCommand, GuestCommandResult
+from virtplane_drivers.hypervisor.qemu import guest_commands
 from virtplane_drivers.hypervisor.qemu.guest_commands import run_guest_command
 
 COMMAND = GuestCommand(("/bin/cat", "-n"), timeout_s=10.0, max_output_bytes=4, stdin=b"fed\0")
@@ -26,8 +28,39 @@ def text(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reply that comes once it is released."""
+
+    reply: object
+    released: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A reply to a request of which the first bytes were read; no others are."""
+
+    reply: object
+
+
+async def serve(agent: ScriptedAgent, replies: tuple[object, ...], asked: list[dict[str, Any]]) -> None:
+    for reply in replies:
+        await agent.sync()
+        if isinstance(reply, Unread):
+            await asyncio.get_running_loop().sock_recv(agent.channel, 10)
+            await agent.send(reply.reply)
+            await asyncio.Event().wait()
+        asked.append(await agent.request())
+        if isinstance(reply, Held):
+            await reply.released.wait()
+        await agent.send(reply.reply if isinstance(reply, Held) else reply)
+
+
+Run = Callable[..., Awaitable[GuestCommandResult]]
+
+
 @asynccontextmanager
-async def guest(folder: Path, *replies: object) -> AsyncIterator[tuple[Callable[[], Any], list[dict[str, Any]]]]:
+async def guest(folder: Path, *replies: object) -> AsyncIterator[tuple[Run, list[dict[str, Any]]]]:
     """An agent that answers these in their order, and then hangs up; what it was asked for."""
     asked: list[dict[str, Any]] = []
     with socket.socket(socket.AF_UNIX) as listener:
@@ -35,16 +68,14 @@ async def guest(folder: Path, *replies: object) -> AsyncIterator[tuple[Callable[
         listener.bind(str(folder / "agent"))
         listener.listen(1)
 
-        async def serve() -> None:
+        async def accept() -> None:
             channel, _address = await asyncio.get_running_loop().sock_accept(listener)
             with channel:
-                agent = ScriptedAgent(channel)
-                for reply in replies:
-                    asked.append(await agent.serve(reply))  # noqa: PERF401  # known as it comes
+                await serve(ScriptedAgent(channel), replies, asked)
 
-        serving = asyncio.create_task(serve())
+        serving = asyncio.create_task(accept())
         try:
-            yield lambda: run_guest_command(folder / "agent", COMMAND), asked
+            yield lambda command=COMMAND: run_guest_command(folder / "agent", command), asked
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
@@ -131,40 +162,47 @@ async def test_a_program_that_a_signal_ended_has_no_exit_code(tmp_path: Path) ->
         assert await run() == GuestCommandResult(None, 9)
 
 
-async def test_a_guest_that_takes_no_bytes_costs_the_command_s_time_and_nothing_else_stands_still(
-    tmp_path: Path,
+@pytest.mark.parametrize("limit", [4, 5, 6])
+async def test_of_a_long_output_the_beginning_comes_and_that_it_was_cut(tmp_path: Path, limit: int) -> None:
+    """More than a reply may be: qemu-ga keeps 16 MiB of it."""
+    long = {"return": {"exited": True, "exitcode": 0, "out-data": text(b"abcdefgh" * (1 << 18)), "err-data": text(b"")}}
+    async with guest(tmp_path, PING, PID, long) as (run, _asked):
+        result = await run(replace(COMMAND, max_output_bytes=limit))
+    assert result == GuestCommandResult(0, None, stdout=b"abcdefgh"[:limit], is_truncated=True)
+
+
+@pytest.mark.parametrize("limit", [4, 5, 6])
+async def test_an_output_that_just_fits_is_whole(tmp_path: Path, limit: int) -> None:
+    fits = {"return": {"exited": True, "exitcode": 0, "out-data": text(b"abcdefgh"[:limit])}}
+    async with guest(tmp_path, PING, PID, fits) as (run, _asked):
+        result = await run(replace(COMMAND, max_output_bytes=limit))
+    assert result == GuestCommandResult(0, None, stdout=b"abcdefgh"[:limit])
+
+
+async def test_an_agent_that_is_held_before_it_answers_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It answers before it has read: the request stays in the channel, and no other one goes in."""
-    long = GuestCommand(
-        ("/bin/cat",), timeout_s=1.0, max_output_bytes=4, stdin="\N{GRINNING FACE}".encode() * (64 << 10)
-    )
-    beats = 0
+    """It tells of an end once: who gave up and asked again would hear that there is no such pid."""
+    monkeypatch.setattr(guest_commands, "_ANSWER_TIMEOUT_S", 0.2)
+    released = asyncio.Event()
+    done = {"return": {"exited": True, "exitcode": 0}}
+    async with guest(tmp_path, PING, PID, Held(done, released)) as (run, asked):
+        running = asyncio.create_task(run())
+        await asyncio.sleep(3 * guest_commands._ANSWER_TIMEOUT_S)
+        released.set()
+        assert (await running).exit_code == 0
+    assert [one["execute"] for one in asked].count("guest-exec-status") == 1
 
-    async def beat() -> None:
-        nonlocal beats
-        while True:
-            beats += 1
-            await asyncio.sleep(0.05)
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.setblocking(False)  # noqa: FBT003
-        listener.bind(str(tmp_path / "agent"))
-        listener.listen(1)
-
-        async def serve() -> None:
-            channel, _address = await asyncio.get_running_loop().sock_accept(listener)
-            with channel:
-                agent = ScriptedAgent(channel)
-                await agent.serve(PING)
-                await agent.sync(behind=b'{"return": {"pid": 1}}\n')
-                await asyncio.sleep(60)
-
-        tasks = [asyncio.create_task(serve()), asyncio.create_task(beat())]
-        try:
-            with pytest.raises(GuestCommandLost):
-                await run_guest_command(tmp_path / "agent", long)
-            assert beats > 5
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+async def test_a_guest_that_takes_no_bytes_holds_up_nobody_but_its_caller(tmp_path: Path) -> None:
+    """It says that the program runs, without having read what it is: the next question cannot be written."""
+    fed = replace(COMMAND, stdin=bytes(4 << 20), timeout_s=1.0)
+    async with guest(tmp_path, PING, Unread(PID)) as (run, _asked):
+        asking = asyncio.create_task(run(fed))
+        steps = 0
+        while not asking.done():
+            await asyncio.sleep(0.01)
+            steps += 1
+        with pytest.raises(GuestCommandLost, match="runs on in the guest"):
+            await asking
+    assert steps > 10

@@ -1,7 +1,9 @@
 """The reader of a guest's bytes, against random ones."""
 
+import base64
 import itertools
 import time
+from typing import Any
 
 import orjson
 import pytest
@@ -9,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtplane_drivers.hypervisor.qemu.guest_agent import AgentGarbage
-from virtplane_drivers.hypervisor.qemu.guest_agent.replies import ReplyReader, SyncFinder
+from virtplane_drivers.hypervisor.qemu.guest_agent.replies import (
+    MAX_CUT_REPLY_BYTES,
+    ReplyReader,
+    SyncFinder,
+    TextCutter,
+)
 
 NOISE = st.one_of(
     st.binary(max_size=200),
@@ -115,3 +122,59 @@ def test_h39_a_reply_longer_than_the_cap_is_refused_before_it_is_whole() -> None
     assert reader.feed(b"x" * 1000) is None
     with pytest.raises(AgentGarbage, match="longer than 1000 bytes"):
         reader.feed(b"x")
+
+
+# --- long texts -------------------------------------------------------------------------------------------------------
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 99) | st.text(st.sampled_from('a\\"\u00e9/'), max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+)
+
+
+@given(value=JSON, cuts=st.lists(st.integers(0, 300), max_size=20))
+def test_texts_that_are_short_enough_stay_as_they_are_whatever_is_in_them(value: object, cuts: list[int]) -> None:
+    cutter, document = TextCutter(1000), orjson.dumps(value)
+    assert b"".join(cutter.feed(piece) for piece in pieces(document, cuts)) == document
+
+
+@given(
+    outputs=st.lists(st.binary(max_size=60), max_size=4),
+    max_text_bytes=st.integers(0, 90),
+    cuts=st.lists(st.integers(0, 300), max_size=20),
+)
+def test_a_longer_text_is_cut_at_its_end_and_nothing_else_is(
+    outputs: list[bytes], max_text_bytes: int, cuts: list[int]
+) -> None:
+    texts = [base64.b64encode(output).decode() for output in outputs]
+    cutter, document = TextCutter(max_text_bytes), orjson.dumps([*texts, 7])
+    left = b"".join(cutter.feed(piece) for piece in pieces(document, cuts))
+    assert orjson.loads(left) == [*(text[:max_text_bytes] for text in texts), 7]
+
+
+def test_of_a_long_reply_no_more_is_held_than_is_left_of_it() -> None:
+    reader = ReplyReader(max_reply_bytes=1000, max_text_bytes=100)
+    assert reader.feed(b'{"return": "') is None
+    for _ in range(100):
+        assert reader.feed(b"x" * 16384) is None
+    assert reader.feed(b'"}\n') == {"return": "x" * 100}
+
+
+def fed_until_refused(reader: ReplyReader, piece: bytes, pieces: int) -> None:
+    for _ in range(pieces):
+        assert reader.feed(piece) is None
+
+
+@pytest.mark.parametrize("piece", [b'"' * 16384, b'\\"' * 8192, b"1" * 16384])
+def test_h39_what_cannot_be_cut_meets_the_cap(piece: bytes) -> None:
+    reader = ReplyReader(max_reply_bytes=100_000, max_text_bytes=10)
+    with pytest.raises(AgentGarbage, match="longer than 100000 bytes"):
+        fed_until_refused(reader, piece, 100)
+
+
+@pytest.mark.parametrize("piece", [b"x" * (1 << 20), b"\\" * (1 << 20)])
+def test_h39_a_text_without_end_has_one_all_the_same(piece: bytes) -> None:
+    reader = ReplyReader(max_text_bytes=10)
+    assert reader.feed(b'{"return": "') is None
+    with pytest.raises(AgentGarbage, match=f"longer than {MAX_CUT_REPLY_BYTES} bytes"):
+        fed_until_refused(reader, piece, MAX_CUT_REPLY_BYTES // len(piece))

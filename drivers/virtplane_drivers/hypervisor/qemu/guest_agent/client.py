@@ -45,9 +45,16 @@ class GuestAgent(asyncio.BufferedProtocol):
         self._found: asyncio.Future[Any] = self._loop.create_future()
 
     async def execute(
-        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 10.0
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float = 10.0,
+        max_text_bytes: int | None = None,
     ) -> Any:
         """The agent's `return` value, just as the guest wrote it: check every type.
+
+        With `max_text_bytes` longer texts in it are cut to that (see `TextCutter`), and it may be longer on its way.
 
         Raises:
             AgentRefused: the agent answered with an error.
@@ -60,7 +67,7 @@ class GuestAgent(asyncio.BufferedProtocol):
         try:
             async with asyncio.timeout(timeout_s), self._one_at_a_time:
                 await self._sync(command)
-                return await self._reply(command, payload)
+                return await self._reply(command, payload, max_text_bytes)
         except TimeoutError as error:
             raise AgentSilent(f"{command}: no answer within {timeout_s:g} s") from error
 
@@ -100,8 +107,8 @@ class GuestAgent(asyncio.BufferedProtocol):
             message = f"{command}: not sent, as no agent answers within {self._sync_timeout_s:g} s"
             raise AgentSilent(message) from error
 
-    async def _reply(self, command: str, payload: bytes) -> Any:
-        reply = await self._exchange(payload, ReplyReader())
+    async def _reply(self, command: str, payload: bytes, max_text_bytes: int | None = None) -> Any:
+        reply = await self._exchange(payload, ReplyReader(max_text_bytes=max_text_bytes))
         if "return" in reply:
             return reply["return"]
         error = reply["error"] if isinstance(reply["error"], dict) else {}

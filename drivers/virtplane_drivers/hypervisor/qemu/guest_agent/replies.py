@@ -14,6 +14,8 @@ from virtplane_drivers.hypervisor.qemu.guest_agent.errors import AgentGarbage
 
 MAX_REPLY_BYTES = 1 << 20
 """As Python's objects it may be twenty times as much, and a guest chooses what it is made of."""
+MAX_CUT_REPLY_BYTES = 48 << 20
+"""Of a reply whose texts are cut while it comes: qemu-ga keeps 16 MiB of each output, which it sends as base64."""
 MAX_SKIPPED_BYTES = 8 << 20
 """Ahead of the answer to a sync: late replies, or some 300,000 answers to former syncs."""
 
@@ -48,12 +50,17 @@ class SyncFinder:
 
 
 class ReplyReader:
-    """Takes the next line as a reply. For the bytes after a sync's answer."""
+    """Takes the next line as a reply. For the bytes after a sync's answer.
 
-    def __init__(self, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
+    With `max_text_bytes` each text in it is cut to so many bytes as it comes, and only what is left is held.
+    """
+
+    def __init__(self, max_reply_bytes: int = MAX_REPLY_BYTES, max_text_bytes: int | None = None) -> None:
         self._max_reply_bytes = max_reply_bytes
+        self._cutter = TextCutter(max_text_bytes) if max_text_bytes is not None else None
         self._parts: list[bytes] = []
         self._held_bytes = 0
+        self._seen_bytes = 0
 
     def feed(self, data: bytes) -> dict[str, Any] | None:
         """The reply, when these bytes complete it; what is behind it is dropped.
@@ -62,11 +69,56 @@ class ReplyReader:
             AgentGarbage: it is no reply, or longer than the cap.
         """
         line, newline, _behind = data.partition(b"\n")
+        self._seen_bytes += len(line)
+        if self._cutter is not None:
+            line = self._cutter.feed(line)
         self._parts.append(line)
         self._held_bytes += len(line)
         if self._held_bytes > self._max_reply_bytes:
             raise AgentGarbage(f"a reply longer than {self._max_reply_bytes} bytes")
+        if self._seen_bytes > MAX_CUT_REPLY_BYTES:
+            raise AgentGarbage(f"a reply longer than {MAX_CUT_REPLY_BYTES} bytes")
         return _parsed(b"".join(self._parts)) if newline else None
+
+
+class TextCutter:
+    """Drops what each text of a JSON document has beyond so many bytes, without holding it.
+
+    It is for base64. A text that is cut within an escape or a character is no JSON any more, and refused as such.
+    """
+
+    def __init__(self, max_text_bytes: int) -> None:
+        self._max_text_bytes = max_text_bytes
+        self._is_in_text = False
+        self._is_escaped = False
+        """A backslash was the last byte, which none before it took the meaning of."""
+        self._room_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """What is left of these bytes. Every quote is: so the cap on what is held bounds the steps, too."""
+        kept = bytearray()
+        for index, part in enumerate(data.split(b'"')):
+            if index > 0:
+                self._quote()
+                kept += b'"'
+            kept += self._part(part)
+        return bytes(kept)
+
+    def _quote(self) -> None:
+        if not self._is_escaped:
+            self._is_in_text = not self._is_in_text
+            self._room_bytes = self._max_text_bytes
+        self._is_escaped = False
+
+    def _part(self, part: bytes) -> bytes:
+        if not self._is_in_text:
+            return part
+        backslashes = len(part) - len(part.rstrip(b"\\"))
+        was_escaped = self._is_escaped and backslashes == len(part)
+        self._is_escaped = (backslashes % 2 == 1) != was_escaped
+        left = part[: self._room_bytes]
+        self._room_bytes -= len(left)
+        return left
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
