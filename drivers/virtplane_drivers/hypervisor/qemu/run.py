@@ -12,6 +12,7 @@ from virtplane_drivers.hypervisor.qemu.link import Link
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorError
 from virtplane_drivers.hypervisor.qemu.monitor.wire import Message
 from virtplane_drivers.hypervisor.qemu.process import GuestProcess
+from virtplane_drivers.hypervisor.qemu.screen import Screen
 
 ANSWER_TIMEOUT_S = 4.0
 """After this a machine is shown as Unknown; nothing is done to it for that."""
@@ -31,6 +32,7 @@ class Run:
         self.cause = ""
         """ShutdownCause of the first SHUTDOWN event since the guest was last reset: it was over then, whoever ended what
         was left of QEMU."""
+        self.screen = Screen()
         self._on_change = on_change
         self._link = Link(socket_path, self._heard, on_change)
 
@@ -105,6 +107,7 @@ class Run:
         """Stop watching; what runs, runs on."""
         self._link.close()
         self.process.let_go()
+        self.screen.close()
 
     def _heard(self, message: Message) -> None:
         """In the reader: note, and leave the rest to the worker."""

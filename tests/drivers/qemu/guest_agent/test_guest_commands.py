@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +56,7 @@ async def serve(agent: ScriptedAgent, replies: tuple[object, ...], asked: list[d
         await agent.send(reply.reply if isinstance(reply, Held) else reply)
 
 
-Run = Callable[..., Awaitable[GuestCommandResult]]
+Run = Callable[..., Coroutine[Any, Any, GuestCommandResult]]
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.qemu.monitor.scripted_qmp import ScriptedServer, scripted_server
 from tests.drivers.qemu.pure.machines import OWNER, definition
+from virtplane_api.vocabulary import DisplayType
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 from virtplane_drivers.hypervisor.qemu.launch import MONITOR, run_folder
 from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, start_ticks
@@ -35,9 +36,16 @@ class ScriptedMachine:
         """What `query-status` is answered with."""
         self.migration = "active"
         """Of what `query-migrate` is answered with."""
+        self.answers: Mapping[str, object] = {}
+        """Of other commands; else they are answered with {}."""
         self.commands: list[str] = []
         """All that was asked, but for questions."""
         self.quits_after_s = 0.0
+        self.refuses = ""
+        """A command that is answered with an error."""
+        self.draws = b""
+        """What `screendump` writes to the descriptor that came last, `drawn_at` so many bytes behind its beginning."""
+        self.drawn_at = 0
 
     async def serve(self) -> None:
         """Answer one client after the other."""
@@ -57,8 +65,14 @@ class ScriptedMachine:
         if name == "query-migrate":
             await self.server.answer(request, {"status": self.migration})
             return
-        self.commands.append(name)
-        await self.server.answer(request)
+        if not name.startswith("query-"):
+            self.commands.append(name)
+        if name == self.refuses:
+            await self.server.send({"error": {"class": "GenericError", "desc": "no"}, "id": request["id"]})
+            return
+        if name == "screendump":
+            os.pwrite(self.server.descriptors[-1], self.draws, self.drawn_at)
+        await self.server.answer(request, self.answers.get(name))
         if name == "quit":
             # A QEMU that has something left to write takes its time.
             await asyncio.sleep(self.quits_after_s)
@@ -67,11 +81,17 @@ class ScriptedMachine:
 
 
 @asynccontextmanager
-async def scripted_machine(host: QemuHost, intent: Intent = Intent.RUNNING) -> AsyncIterator[ScriptedMachine]:
+async def scripted_machine(
+    host: QemuHost,
+    intent: Intent = Intent.RUNNING,
+    *,
+    display: DisplayType | None = None,
+    answers: Mapping[str, object] | None = None,
+) -> AsyncIterator[ScriptedMachine]:
     """It runs already; the driver adopts it."""
     process = subprocess.Popen(["sleep", "600"])  # noqa: ASYNC220  # Popen itself is what a test looks at
     identity = ProcessIdentity(boot_id(), process.pid, start_ticks(process.pid) or 0)
-    machine = definition()
+    machine = definition(display=display)
     Records(host.folder / "state").write(
         Record(
             UID, "shop", "web", OWNER, intent=intent, definition=machine, running=machine, incarnation="run1",
@@ -83,6 +103,7 @@ async def scripted_machine(host: QemuHost, intent: Intent = Intent.RUNNING) -> A
     try:
         async with scripted_server(folder / MONITOR) as server, host.open() as driver:
             scripted = ScriptedMachine(driver, server, process)
+            scripted.answers = answers or {}
             serving = asyncio.create_task(scripted.serve())
             try:
                 yield scripted
