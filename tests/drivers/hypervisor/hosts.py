@@ -7,7 +7,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from tests.cluster.guest_processes import end_guests
-from tests.cluster.guests.boot_sector import BootSectorKind, boot_sector_image
+from tests.cluster.guests.boot_sector import GREETING, BootSectorKind, boot_sector_image
 from virtplane_api.vocabulary import DiskFormat, DisplayType
 from virtplane_drivers.attachment import Attachment, FakeAttachment, FileAttachment
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, HypervisorDriver, Owner
@@ -32,6 +32,10 @@ class Host(Protocol):
         """The machine dies."""
         ...
 
+    def boots(self, console: str) -> int:
+        """How often its guest has booted, by what that printed."""
+        ...
+
 
 class FakeHost:
     """A world in memory."""
@@ -52,6 +56,9 @@ class FakeHost:
     def end_guest(self, uid: str) -> None:
         self.world.crash(uid)
 
+    def boots(self, console: str) -> int:
+        return console.count("fake guest: up") + console.count("fake guest: reset")
+
 
 class QemuHost:
     """Real QEMU processes below a folder."""
@@ -68,6 +75,9 @@ class QemuHost:
 
     def end_guest(self, uid: str) -> None:
         end_guests(self.folder / "state" / uid)
+
+    def boots(self, console: str) -> int:
+        return console.count(GREETING)
 
 
 HOSTS: dict[str, Callable[[Path], Host]] = {"fake": FakeHost, "qemu": QemuHost}

@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.drivers.qemu.pure.machines import definition, disk
+from virtplane_api.vocabulary import DisplayType
 from virtplane_drivers.hypervisor.contract import Cpu
 from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, Hierarchy, Limits, find_hierarchies, limits_of
 
@@ -198,6 +199,11 @@ FILES = [
 @pytest.mark.parametrize(("hierarchy", "files"), [row[1:] for row in FILES], ids=[row[0] for row in FILES])
 def test_limits_are_written_as_each_hierarchy_takes_them(hierarchy: Hierarchy, files: dict[str, str]) -> None:
     assert hierarchy.files(LIMITS) == files
+
+
+def test_a_display_takes_its_own_memory_besides() -> None:
+    without, having = (limits_of(definition(display=display)).memory_mib for display in (None, DisplayType.VGA))
+    assert having == without + 16
 
 
 def test_a_machine_of_very_many_cores_has_the_greatest_weight_that_the_kernel_takes() -> None:
