@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -18,6 +18,7 @@ from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import GuestCommandLost, Refused, Unavailable
 from virtplane_drivers.hypervisor.contract import Desired, Disk, GuestCommand, GuestCommandResult
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
+from virtplane_drivers.hypervisor.qemu.guest_agent.client import SYNC_TIMEOUT_S
 from virtplane_drivers.hypervisor.qemu.keyboard import KEY_CODES
 
 
@@ -98,6 +99,9 @@ async def test_a_guest_with_a_display_is_suspended_and_wakes(host: QemuHost) -> 
 # --- commands in a guest that has an agent ----------------------------------------------------------------------------
 
 
+HOLDS_ITS_PARENT = f"kill -STOP $PPID; sleep {SYNC_TIMEOUT_S + 1:g}; kill -CONT $PPID; echo held"
+
+
 @pytest.fixture
 async def linux(host: QemuHost) -> AsyncIterator[tuple[QemuDriver, str]]:
     """The quickstart guest, up and with its agent."""
@@ -145,6 +149,9 @@ async def test_commands_run_in_a_real_guest(linux: tuple[QemuDriver, str]) -> No
     assert (killed.exit_code, killed.signal) == (None, 9)
     long = await run("sh", "-c", "i=0; while [ $i -lt 1000 ]; do echo 0123456789; i=$((i+1)); done")
     assert (long.stdout, long.is_truncated) == ((b"0123456789\n" * 1000)[:1000], True)
+    # More than a reply of the agent may be as a whole.
+    huge = await run("dd", "if=/dev/zero", "bs=1024", "count=1500")
+    assert (huge.exit_code, huge.stdout, huge.is_truncated) == (0, bytes(1000), True)
     with pytest.raises(Refused, match="no-such-program") as refused:
         await run("no-such-program")
     assert refused.value.reason == Reason.GUEST_AGENT_REFUSED
@@ -167,13 +174,25 @@ async def test_a_guest_without_an_agent_is_told_of_and_nothing_waits_for_it(host
         assert silent.value.reason == Reason.GUEST_AGENT_SILENT
 
 
+async def test_an_agent_that_is_held_is_waited_for_and_one_that_is_gone_is_told_of(
+    linux: tuple[QemuDriver, str],
+) -> None:
+    driver, uid = linux
+    # A command's parent is the agent. It is held for longer than a question to it may take.
+    held = await driver.run_guest_command(uid, command("sh", "-c", HOLDS_ITS_PARENT, timeout_s=60.0))
+    assert (held.exit_code, held.stdout) == (0, b"held\n")
+    with pytest.raises(GuestCommandLost):
+        await driver.run_guest_command(uid, command("sh", "-c", "kill -9 $PPID", timeout_s=1.0))
+    with pytest.raises(Unavailable, match="Install and start qemu-guest-agent") as silent:
+        await driver.run_guest_command(uid, command("true"))
+    assert silent.value.reason == Reason.GUEST_AGENT_SILENT
+
+
 async def test_a_machine_that_is_powered_off_takes_its_commands_along(linux: tuple[QemuDriver, str]) -> None:
     driver, uid = linux
-    asking = asyncio.create_task(driver.run_guest_command(uid, command("sleep", "600", timeout_s=600.0)))
-    under_way: Callable[[], bool] = driver._machines[uid]._commanding.locked
-    async with asyncio.timeout(20):
-        while not under_way():
-            await asyncio.sleep(0.01)
+    running = command("sh", "-c", "echo it runs >/dev/console; sleep 600", timeout_s=600.0)
+    asking = asyncio.create_task(driver.run_guest_command(uid, running))
+    await shows(driver, uid, "it runs")
     await driver.power_off(uid)
-    with pytest.raises((GuestCommandLost, Unavailable)):
+    with pytest.raises(GuestCommandLost, match="pid"):
         await asking
