@@ -22,6 +22,7 @@ from virtplane_api.kube.resources import ACTIONS, Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.hypervisor.contract import GuestCommandResult
 
 UID = "act-1"
 
@@ -160,6 +161,32 @@ async def test_a_command_s_end_and_its_output_are_in_the_status(acting: Acting) 
         "stderr": "",
         "outputTruncated": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("result", "message", "told"),
+    [
+        (GuestCommandResult(3, None, b"out", b"err"), "the command ended with exit code 3", {"exitCode": 3}),
+        (GuestCommandResult(None, 9, b"out", b"err"), "the command ended with signal 9", {"signal": 9}),
+    ],
+    ids=["an exit code", "a signal"],
+)
+async def test_a_command_that_fails_is_a_failed_action_with_all_that_it_came_to(
+    acting: Acting, result: GuestCommandResult, message: str, told: dict[str, int]
+) -> None:
+    acting.agent.hypervisor.faults.guest_command = result
+    acting.given("GuestCommand", guestCommand={"command": ["false"]})
+    status = await acting.to_its_end()
+    assert outcome(status) == ("Failed", "CommandFailed")
+    assert message in {condition["message"] for condition in status["conditions"]}
+    assert status["guestCommand"] == told | {"stdout": "out", "stderr": "err", "outputTruncated": False}
+
+
+async def test_a_command_s_output_is_cut_to_what_a_status_holds(acting: Acting) -> None:
+    acting.agent.hypervisor.faults.guest_command = GuestCommandResult(0, None, b"o" * (1 << 20), b"e" * (1 << 20))
+    acting.given("GuestCommand", guestCommand={"command": ["dmesg"]})
+    told = (await acting.to_its_end())["guestCommand"]
+    assert (len(told["stdout"]), len(told["stderr"]), told["outputTruncated"]) == (64 << 10, 64 << 10, True)
 
 
 async def test_an_agent_that_dies_in_the_middle_does_not_try_again(acting: Acting) -> None:

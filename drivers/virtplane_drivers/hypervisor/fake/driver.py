@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -191,11 +192,13 @@ class FakeHypervisor(HypervisorDriver):
         return _PIXEL
 
     async def run_guest_command(self, uid: str, command: GuestCommand) -> GuestCommandResult:
-        """The fake guest's one program prints its arguments and what it reads."""
+        """The fake guest's one program prints its arguments and what it reads, unless `faults` say what comes of it."""
         self._running("run_guest_command", uid)
         output = " ".join(command.argv).encode() + b"\n" + command.stdin
-        cut = output[: command.max_output_bytes]
-        return GuestCommandResult(exit_code=0, signal=None, stdout=cut, is_truncated=cut != output)
+        result = self.faults.guest_command or GuestCommandResult(exit_code=0, signal=None, stdout=output)
+        stdout, stderr = (text[: command.max_output_bytes] for text in (result.stdout, result.stderr))
+        is_cut = result.is_truncated or (stdout, stderr) != (result.stdout, result.stderr)
+        return replace(result, stdout=stdout, stderr=stderr, is_truncated=is_cut)
 
     async def destroy(self, uid: str) -> None:
         """Forget the machine."""

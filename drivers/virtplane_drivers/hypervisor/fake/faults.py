@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from virtplane_drivers.errors import DriverError
+from virtplane_drivers.hypervisor.contract import GuestCommandResult
 
 ANY = ""
 
@@ -16,6 +17,8 @@ class Faults:
     """How long `start` takes."""
     shut_down_s: float | None = 0.0
     """How long a guest takes to shut down when asked; None: it never does."""
+    guest_command: GuestCommandResult | None = None
+    """What every program in a guest comes to, but for its output's limit; None: it prints its arguments."""
     lose_hints: bool = False
     """Events are lost."""
     _errors: dict[tuple[str, str], deque[DriverError]] = field(default_factory=dict)
