@@ -25,7 +25,7 @@ def end_guests(folder: Path | str) -> None:
                 groups = _own_groups(pid)
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 _wait(descriptor)
-                _remove(groups)
+                remove_groups(groups)
         except ProcessLookupError:
             pass
         finally:
@@ -42,10 +42,16 @@ def _own_groups(pid: int) -> list[Path]:
     """The cgroups that an agent made for this process (proc(5): `number:controllers:path` a line)."""
     paths = {Path(line.split(":", 2)[2]) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
     names = {path.name for path in paths if path.parent.name == "virtplane"}
-    return [group for name in names for group in Path("/sys/fs/cgroup").glob(f"**/virtplane/{name}")]
+    return [group for name in names for group in groups_named(name)]
 
 
-def _remove(groups: list[Path]) -> None:
+def groups_named(name: str) -> list[Path]:
+    """The cgroups, one in each hierarchy, that an agent makes for the machine of that UID."""
+    return list(Path("/sys/fs/cgroup").glob(f"**/virtplane/{name}"))
+
+
+def remove_groups(groups: list[Path]) -> None:
+    """Those that nothing is in any more."""
     for group in groups:
         for folder in (group, group.parent):  # the parent too when it was the last
             with contextlib.suppress(OSError):

@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
+from tests.cluster.guest_processes import groups_named, remove_groups
 from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.qemu.monitor.scripted_qmp import ScriptedServer, scripted_server
 from tests.drivers.qemu.pure.machines import OWNER, definition
@@ -113,10 +113,4 @@ async def scripted_machine(
     finally:
         process.kill()
         process.wait()
-        _remove_groups()
-
-
-def _remove_groups() -> None:
-    for group in Path("/sys/fs/cgroup").glob(f"*/virtplane/{UID}"):
-        with contextlib.suppress(FileNotFoundError):
-            group.rmdir()
+        remove_groups(groups_named(UID))
