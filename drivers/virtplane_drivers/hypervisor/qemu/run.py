@@ -30,8 +30,8 @@ class Run:
     def __init__(self, process: GuestProcess, socket_path: Path, on_change: Callable[[], None]) -> None:
         self.process = process
         self.cause = ""
-        """ShutdownCause of the first SHUTDOWN event since the guest was last reset: it was over then, whoever ended what
-        was left of QEMU."""
+        """ShutdownCause of the first SHUTDOWN event since the guest was last reset: it was over then, whoever ended
+        what was left of QEMU."""
         self.screen = Screen()
         self._on_change = on_change
         self._link = Link(socket_path, self._heard, on_change)
