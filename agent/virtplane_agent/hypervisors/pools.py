@@ -1,5 +1,6 @@
 """Which StoragePools this host reaches, and in what state: probed, never assumed."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,12 +25,16 @@ class PoolProbe:
     async def reports(self, hypervisor: Object, endpoint: Endpoint) -> list[dict[str, Any]]:
         """Hypervisor.status.pools: those whose type it can use and whose selector names it."""
         labels = hypervisor["metadata"].get("labels") or {}
-        found = []
-        for _key, pool in sorted(self._pools.objects.items()):
-            value = pool_value(pool)
-            if value.type in endpoint.pool_types and _selects(pool, labels):
-                found.append({"name": value.name, "uid": uid_of(pool), **await self._probe(value)})
-        return found
+        concerned = [
+            (value, uid_of(pool))
+            for _key, pool in sorted(self._pools.objects.items())
+            if (value := pool_value(pool)).type in endpoint.pool_types and _selects(pool, labels)
+        ]
+        # All at once: one that does not answer is waited for, and holds up no other.
+        states = await asyncio.gather(*(self._probe(value) for value, _uid in concerned))
+        return [
+            {"name": value.name, "uid": uid, **state} for (value, uid), state in zip(concerned, states, strict=True)
+        ]
 
     async def _probe(self, pool: Pool) -> dict[str, str]:
         try:

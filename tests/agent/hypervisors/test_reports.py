@@ -1,5 +1,6 @@
 """What an agent says of its Hypervisor and of the pools that it reaches."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from virtplane_api.kube.resources import HYPERVISORS, STORAGE_POOLS, Object
 from virtplane_drivers.attachment import FakeAttachment
 from virtplane_drivers.hypervisor.contract import Facts
 from virtplane_drivers.hypervisor.fake import FakeHypervisor
+from virtplane_drivers.storage.contract import Pool, PoolFacts
 from virtplane_drivers.storage.directory import DirectoryStorage
 from virtplane_drivers.storage.fake import FakeStorage
 
@@ -137,6 +139,19 @@ async def test_a_real_directory_is_probed_and_one_that_cannot_be_made_is_failed(
     assert (bad["name"], bad["state"]) == ("bad", "Failed")
     assert str(tmp_path / "file") in bad["message"]
     assert (good["name"], good["state"]) == ("good", "Ready")
+
+
+async def test_a_pool_that_does_not_answer_keeps_no_other_from_being_asked() -> None:
+    all_are_asked = asyncio.Barrier(2)
+
+    class Waits(FakeStorage):
+        async def probe(self, pool: Pool) -> PoolFacts:
+            await all_are_asked.wait()
+            return await super().probe(pool)
+
+    async with asyncio.timeout(5):
+        reports = await reported([pool("fast"), pool("slow")], storage=Waits())
+    assert [(report["name"], report["state"]) for report in reports] == [("fast", "Ready"), ("slow", "Ready")]
 
 
 # --- the object itself ------------------------------------------------------------------------------------------------
