@@ -6,6 +6,7 @@ its threads are waited for. (So are anyio's.) Here each call has a thread of its
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -47,6 +48,11 @@ def _begun(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "a
 
     threading.Thread(target=run, name=f"blocking {getattr(function, '__name__', 'call')}", daemon=True).start()
     return answer
+
+
+def close_aside(descriptor: int) -> None:
+    """Close a file that may be of a pool, soon: close(2) writes what is left, and waits for its file system."""
+    threading.Thread(target=os.close, args=(descriptor,), name="blocking close", daemon=True).start()
 
 
 class Questions:

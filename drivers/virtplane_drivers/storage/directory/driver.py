@@ -8,7 +8,7 @@ from typing import Self
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import FileAttachment
-from virtplane_drivers.blocking import Questions
+from virtplane_drivers.blocking import ANSWER_TIMEOUT_S, Questions
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.storage.contract import (
@@ -57,10 +57,10 @@ class DirectoryStorage(StorageDriver):
     async def observe(self, pool: Pool, uid: str) -> ObservedVolume:
         """From the job that makes the volume, else from its file."""
         check_uid(uid)
-        key = (pool.uid, uid)
+        key, folder = (pool.uid, uid), _folder(pool)
         if self._jobs.is_running(key):
+            await self._questions.ask(folder, folder.is_dir)  # a job says nothing when its pool does not
             return ObservedVolume(VolumeState.CREATING, progress_percent=self._jobs.percent(key))
-        folder = _folder(pool)
         made = await self._questions.ask(folder, _made, folder, uid)
         if made is not None:
             return _observed(made)
@@ -79,8 +79,11 @@ class DirectoryStorage(StorageDriver):
     async def delete(self, pool: Pool, uid: str) -> None:
         """End the job, and remove every file of the volume."""
         check_uid(uid)
-        await self._jobs.end((pool.uid, uid))
         folder = _folder(pool)
+        await self._questions.ask(folder, folder.is_dir)
+        if not await self._jobs.end((pool.uid, uid), ANSWER_TIMEOUT_S):
+            message = f"what makes the volume does not end: the file system of {folder} does not answer"
+            raise Unavailable(message, reason=Reason.POOL_SILENT, retry_after_s=10.0)
         await self._questions.ask(folder, _remove, folder, uid)
 
     def events(self) -> AsyncIterator[str]:

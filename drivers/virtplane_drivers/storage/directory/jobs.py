@@ -24,6 +24,8 @@ Key = tuple[str, str]
 _DOWNLOADED_PERCENT = 80
 """Of a whole import; the rest is the conversion."""
 _END_TIMEOUT_S = 5.0
+_LEAVE_TIMEOUT_S = 6.0
+"""More than a child has to die in, less than an agent has to end in."""
 
 
 class Jobs:
@@ -57,20 +59,24 @@ class Jobs:
         # Not in the task itself: one that is cancelled before its first step runs no line of its own.
         task.add_done_callback(lambda _: self._ended(key, desired.uid))
 
-    async def end(self, key: Key) -> None:
-        """Stop the job, if there is one, and leave nothing of it."""
+    async def end(self, key: Key, timeout_s: float) -> bool:
+        """Stop the job, if there is one, and leave nothing of it; whether that was done within the time."""
         task = self._tasks.get(key)
         if task is not None:
             if key not in self._ending:  # a second cancel would hit the cleaning up
                 self._ending.add(key)
                 task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=timeout_s)
+            if not task.done():
+                return False
         self._failures.pop(key, None)
+        return True
 
     async def end_all(self) -> None:
-        """Stop everything; downloads can be gone on with."""
-        for key in list(self._tasks):
-            await self.end(key)
+        """Stop everything; downloads can be gone on with. What waits for a pool that hangs is left as it is."""
+        await asyncio.gather(*(self.end(key, _LEAVE_TIMEOUT_S) for key in list(self._tasks)))
+        for task in self._tasks.values():
+            task.cancel()
 
     async def _run(self, key: Key, pool: Path, desired: DesiredVolume) -> None:
         try:

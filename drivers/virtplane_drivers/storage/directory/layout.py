@@ -52,8 +52,10 @@ class MadeVolume:
 class WorkFile:
     """A volume in the making: an empty file of mode 0600 under a name of its own, and the lock that says so.
 
-    The file is held open: what is published is this very file. qemu-img would make another one of its name, if
-    somebody deleted this one, and the volume would come back.
+    The file is held: what is published is this very file. qemu-img would make another one of its name, if somebody
+    deleted this one, and the volume would come back. It is held by its place only (O_PATH): every process that is
+    forked meanwhile closes what it inherits, and a file that was open for writing is flushed then, which waits for a
+    server that is away.
     """
 
     def __init__(self, pool: Path, uid: str, token: str, folder_fd: int, lock_fd: int, file_fd: int) -> None:
@@ -71,7 +73,8 @@ class WorkFile:
 
     def size_bytes(self, disk_format: DiskFormat) -> int | None:
         """The virtual size of what was written so far, read as `disk_format`."""
-        return _virtual_size(self._file_fd, disk_format)
+        with self._opened(os.O_RDONLY) as file_fd:
+            return _virtual_size(file_fd, disk_format)
 
     def publish(self, disk_format: DiskFormat) -> None:
         """Makes the written file the volume, for good: its bytes and its name are on the disk.
@@ -79,7 +82,8 @@ class WorkFile:
         Raises:
             FileNotFoundError: somebody deleted the volume meanwhile.
         """
-        os.fsync(self._file_fd)
+        with self._opened(os.O_RDWR) as file_fd:
+            os.fsync(file_fd)
         with contextlib.suppress(FileExistsError):  # another job for the same volume was faster
             os.link(
                 f"/proc/self/fd/{self._file_fd}",
@@ -89,6 +93,14 @@ class WorkFile:
             )
         _unlink(self._folder_fd, self.path.name)
         os.fsync(self._folder_fd)
+
+    @contextlib.contextmanager
+    def _opened(self, flags: int) -> Iterator[int]:
+        file_fd = os.open(f"/proc/self/fd/{self._file_fd}", flags | os.O_CLOEXEC)
+        try:
+            yield file_fd
+        finally:
+            os.close(file_fd)
 
     def discard(self) -> None:
         """Removes what is left of the work. Called once, at the end of every job."""
@@ -171,8 +183,11 @@ def begin_work(pool: Path, uid: str) -> WorkFile:
         undo.callback(_unlink, folder_fd, _lock_name(uid, token))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file_fd = os.open(_partial_name(uid, token), flags, 0o600, dir_fd=folder_fd)
+        undo.callback(os.close, file_fd)
+        place_fd = os.open(f"/proc/self/fd/{file_fd}", os.O_PATH | os.O_CLOEXEC)
         undo.pop_all()
-        return WorkFile(pool, uid, token, folder_fd, lock_fd, file_fd)
+        os.close(file_fd)
+        return WorkFile(pool, uid, token, folder_fd, lock_fd, place_fd)
 
 
 def remove(folder_fd: int, uid: str) -> None:
