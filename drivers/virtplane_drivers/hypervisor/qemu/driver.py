@@ -1,7 +1,6 @@
 """The QEMU driver: many machines, each with a record, a process and a monitor of its own."""
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from virtplane_drivers.hypervisor.contract import (
 from virtplane_drivers.hypervisor.qemu import host
 from virtplane_drivers.hypervisor.qemu.cgroup import Groups, Hierarchies, find_hierarchies
 from virtplane_drivers.hypervisor.qemu.definition import definition_of
+from virtplane_drivers.hypervisor.qemu.following import log_failure
 from virtplane_drivers.hypervisor.qemu.launch import LaunchSite
 from virtplane_drivers.hypervisor.qemu.machine import Machine
 from virtplane_drivers.hypervisor.qemu.output import cap_serial, read_serial
@@ -33,8 +33,6 @@ from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 from virtplane_drivers.hypervisor.qemu.record import Record, Records
 from virtplane_drivers.hypervisor.qemu.recovery import recover
 from virtplane_drivers.hypervisor.qemu.users import Users, find_users, groups_for
-
-_log = logging.getLogger(__name__)
 
 SERIAL_LOG_MAX_BYTES = 1 << 20
 _CAP_LOGS_EVERY_S = 5.0
@@ -107,7 +105,7 @@ class QemuDriver(HypervisorDriver):
         ]
         if adoptions:
             for adoption in adoptions:
-                adoption.add_done_callback(_told)
+                adoption.add_done_callback(log_failure)
             await asyncio.wait(adoptions, timeout=_ADOPT_TIMEOUT_S)
 
     async def __aexit__(
@@ -259,9 +257,3 @@ class QemuDriver(HypervisorDriver):
             await asyncio.sleep(_CAP_LOGS_EVERY_S)
             for machine in list(self._machines.values()):
                 await asyncio.to_thread(cap_serial, machine.folder, self._serial_log_max_bytes)
-
-
-def _told(adoption: "asyncio.Task[None]") -> None:
-    """Of one that failed or was late: its machine is Unknown, and each look and each verb tries again."""
-    if not adoption.cancelled() and (error := adoption.exception()) is not None:
-        _log.warning("%s: %s", adoption.get_name(), error)

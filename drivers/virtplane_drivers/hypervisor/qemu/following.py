@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 ACT_TIMEOUT_S = 60.0
 """Longer takes only what a disk delays; its caller is told, and the act goes on to its end."""
-_LEAVE_TIMEOUT_S = 10.0
+_LEAVE_TIMEOUT_S = 5.0
+"""An act that lasts longer is left as it is: the next driver goes on with it, as after a kill."""
 
 BETWEEN = frozenset({Intent.SUSPENDING, Intent.SUSPENDED, Intent.WAKING})
 """While a process of such a machine lives, its states are steps of ours on the way, and not shown."""
@@ -122,7 +123,7 @@ class FollowedMachine(abc.ABC):
         """Beside a look, when nothing else is on its way there."""
         if not self._acts:
             again = asyncio.create_task(self._act(_nothing()), name=f"adopt machine {self.record.uid}")
-            again.add_done_callback(_told)
+            again.add_done_callback(log_failure)
 
     async def leave(self) -> None:
         """Stop watching; what runs, runs on, and what is being done is finished first."""
@@ -322,7 +323,7 @@ async def _nothing() -> None:
     """What an adoption comes before."""
 
 
-def _told(adoption: "asyncio.Task[None]") -> None:
-    """Of an adoption that nobody waits for: the next look tries again."""
-    if not adoption.cancelled():
-        adoption.exception()
+def log_failure(adoption: "asyncio.Task[None]") -> None:
+    """Of one that failed or was late: its machine is Unknown, and each look and each verb tries again."""
+    if not adoption.cancelled() and (error := adoption.exception()) is not None:
+        _log.warning("%s: %s", adoption.get_name(), error)

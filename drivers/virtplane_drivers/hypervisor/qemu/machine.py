@@ -78,13 +78,18 @@ class Machine(ReachableMachine):
                         )
                     run = self._run
                 if run is None:
-                    return self._at_rest(self.record)
+                    return self._unless_overdue(self._at_rest(self.record))
                 return await self._as_qemu_says(run, await run.state())
             except (MonitorError, OSError) as error:
                 if run is None or not isinstance(error, MonitorError) or not await self._is_on_its_way_off(run, error):
                     where = f"QEMU (pid {run.process.identity.pid})" if run is not None else "its record"
-                    seen = replace(self._at_rest(self.record), **self._of_run(), power=PowerState.UNKNOWN)
-                    return replace(seen, message=f"{where}: {error}")
+                    return self._not_known(f"{where}: {error}")
+
+    def _unless_overdue(self, seen: Observed) -> Observed:
+        """A start that hangs may still start a process: nobody can say that the machine is off."""
+        if self._overdue is None or self._overdue.done():
+            return seen
+        return replace(seen, power=PowerState.UNKNOWN, message=str(self._still_at_it()))
 
     async def _is_concluded(self) -> bool:
         """Whether a dead run could be concluded in time. It goes on all the same, once however often it is asked."""

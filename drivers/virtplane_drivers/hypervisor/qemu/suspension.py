@@ -166,7 +166,8 @@ async def _with_descriptor(
     try:
         await monitor.execute("getfd", {"fdname": _FD_NAME}, descriptor=descriptor, timeout_s=_COMMAND_TIMEOUT_S)
     finally:
-        os.close(descriptor)
+        # Also close(2) waits for a file system that hangs.
+        await in_thread(os.close, descriptor)
     await monitor.execute(command, arguments, timeout_s=_COMMAND_TIMEOUT_S)
 
 

@@ -6,10 +6,11 @@ QEMU has just died, it stops reading too, and with that loses the last events, w
 
 import array
 import asyncio
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
+
+from virtplane_drivers.blocking import close_aside
 
 
 class Outbox:
@@ -78,6 +79,6 @@ class Outbox:
 
 
 def close_descriptor(descriptor: int | None) -> None:
-    """Close it, if there is one."""
+    """Close it soon, if there is one: not in the event loop, which would wait for a file system that hangs."""
     if descriptor is not None:
-        os.close(descriptor)
+        close_aside(descriptor)
