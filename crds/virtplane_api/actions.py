@@ -17,6 +17,11 @@ STARTING_DEADLINE_S = 60
 TTL_AFTER_FINISHED_S = 3600
 GUEST_COMMAND_TIMEOUT_S = 60
 
+MAX_OUTPUT_BYTES = 64 << 10
+"""Of each of a command's outputs."""
+MAX_SCREENSHOT_BYTES = 512 << 10
+"""etcd takes 1.5 MiB in one object."""
+
 OWNED_CONDITIONS = ("Complete", "Failed")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from virtplane_agent.endpoints import Endpoint
-from virtplane_api.actions import GUEST_COMMAND_TIMEOUT_S
+from virtplane_api.actions import GUEST_COMMAND_TIMEOUT_S, MAX_OUTPUT_BYTES, MAX_SCREENSHOT_BYTES
 from virtplane_api.keys import KeyName
 from virtplane_api.kube.resources import Object
 from virtplane_api.reasons import Reason
@@ -21,10 +21,6 @@ from virtplane_drivers.hypervisor.contract import (
     GuestCommand,
     GuestCommandResult,
 )
-
-MAX_OUTPUT_BYTES = 64 << 10
-MAX_SCREENSHOT_BYTES = 512 << 10
-"""What etcd takes in one object is 1.5 MiB."""
 
 CAPABILITY_OF: Mapping[ActionType, str] = {
     ActionType.RESET: "Reset",

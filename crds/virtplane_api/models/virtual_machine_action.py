@@ -5,14 +5,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from virtplane_api.actions import MAX_OUTPUT_BYTES, MAX_SCREENSHOT_BYTES
 from virtplane_api.crdgen import AllowBoolean, CelRule, CustomResource, ListAtomic, PrinterColumn, StructuralModel
 from virtplane_api.keys import KeyName
 from virtplane_api.models.common import Conditions, Generation, ObjectName, Uid
 from virtplane_api.names import CATEGORY, GROUP, VERSION
 from virtplane_api.vocabulary import ActionType
 
-MAX_OUTPUT_BYTES = 64 << 10
-MAX_SCREENSHOT_BYTES = 512 << 10
 _MAX_ARGUMENT = 4 << 10
 
 Argument = Annotated[str, Field(max_length=_MAX_ARGUMENT)]
