@@ -10,6 +10,7 @@ AGENT_FIELD_MANAGER = "virtplane-agent"
 """One name for all agents: a new owner of an object then takes over what the old one left in its status."""
 
 HOST_STATE_FINALIZER = f"{GROUP}/host-state"
+NETWORK_IN_USE_FINALIZER = f"{GROUP}/network-in-use"
 MACHINE_LABEL = f"{GROUP}/machine"
 MACHINE_UID_LABEL = f"{GROUP}/machine-uid"
 """On Volumes that a machine's disks describe: for whom they were made."""

@@ -35,6 +35,46 @@ class DisplayType(StrEnum):
     """Every guest knows it from its first boot screen on."""
 
 
+class NetworkMode(StrEnum):
+    """What a network is joined to outside of its hosts' guests."""
+
+    NAT = "NAT"
+    """Guests reach out under the host's addresses; from outside only what is forwarded reaches them."""
+    ROUTED = "Routed"
+    """The host routes the network's own addresses."""
+    ISOLATED = "Isolated"
+    """Guests of one host reach each other, and nobody else."""
+    BRIDGE = "Bridge"
+    """Guests are on a network that the host is on."""
+    OVERLAY = "Overlay"
+    """One network over all its hosts; each lets its guests out as with NAT."""
+    USER = "User"
+    """A program without rights relays for each guest, which reaches out and is reached as that program is."""
+
+
+class Addressing(StrEnum):
+    """How a guest gets the addresses that were claimed for it."""
+
+    DHCP = "DHCP"
+    STATIC = "Static"
+    """Nobody tells it: it is configured inside."""
+
+
+class InterfaceModel(StrEnum):
+    """The network adapter that a guest sees."""
+
+    VIRTIO = "virtio"
+    E1000E = "e1000e"
+    """Intel's 82574L, for guests without virtio drivers."""
+
+
+class ForwardProtocol(StrEnum):
+    """What can be forwarded by port."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+
+
 class ActionType(StrEnum):
     """An act on a machine that is no state."""
 

@@ -1,7 +1,6 @@
-"""How a disk is reached: what a storage driver gives and a hypervisor driver takes.
+"""How a disk or a network is reached: what a storage or a network driver gives and a hypervisor driver takes.
 
-Each storage technology that guests reach in its own way adds one class here; a driver says in its facts which ones it
-can use.
+Each technology that guests reach in its own way adds one class here; a driver says in its facts which ones it can use.
 """
 
 from dataclasses import dataclass
@@ -29,3 +28,35 @@ class FakeAttachment:
 
 
 Attachment = FileAttachment | FakeAttachment
+
+
+@dataclass(frozen=True, slots=True)
+class TapAttachment:
+    """A port of a bridge in a network namespace of this host, joined by whoever opens the tap (see `tap`)."""
+
+    namespace: Path
+    """A file that holds the network namespace open."""
+    name: str
+    """Of the tap: nobody else's in that namespace; at most 15 bytes."""
+    bridge: str
+    mtu: int
+    alias: str
+    """For people: what the tap is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAttachment:
+    """A program of this host that takes frames over a unix socket, each after its length in 4 bytes."""
+
+    socket: Path
+
+
+@dataclass(frozen=True, slots=True)
+class FakeNicAttachment:
+    """A port that exists only in memory."""
+
+    network_uid: str
+    port: tuple[str, str]
+
+
+NicAttachment = TapAttachment | StreamAttachment | FakeNicAttachment

@@ -54,6 +54,7 @@ VIRTUAL_MACHINES = Resource(GROUP, VERSION, "virtualmachines", "VirtualMachine",
 ACTIONS = Resource(GROUP, VERSION, "virtualmachineactions", "VirtualMachineAction", namespaced=True, page_size=20)
 VOLUMES = Resource(GROUP, VERSION, "volumes", "Volume", namespaced=True)
 STORAGE_POOLS = Resource(GROUP, VERSION, "storagepools", "StoragePool", namespaced=False)
+NETWORKS = Resource(GROUP, VERSION, "virtualnetworks", "VirtualNetwork", namespaced=True)
 HYPERVISORS = Resource(GROUP, VERSION, "hypervisors", "Hypervisor", namespaced=False)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", namespaced=True)
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event", namespaced=True)

@@ -24,6 +24,7 @@ from virtplane_api.models.common import (
     Uid,
 )
 from virtplane_api.names import CATEGORY, GROUP, VERSION
+from virtplane_api.vocabulary import NetworkMode
 
 DEFAULT_CPU_ALLOCATION_RATIO = 10
 """Virtual CPUs per CPU of the host where spec.cpuAllocationRatio is absent (KubeVirt's default)."""
@@ -82,6 +83,28 @@ class PoolReport(StructuralModel):
     )
 
 
+class NetworkState(StrEnum):
+    """Whether a network works on a host."""
+
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+class NetworkReport(StructuralModel):
+    """One VirtualNetwork as this endpoint has it: machines that are placed here are on it."""
+
+    uid: Uid = Field(
+        description="metadata.uid of the VirtualNetwork.", examples=["0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11"]
+    )
+    state: NetworkState = Field(description="Whether its machines are served.", examples=["Ready"])
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")] | None = Field(
+        default=None, description="Why it is Failed, as one word for programs.", examples=["ForwardingBlocked"]
+    )
+    message: Annotated[str, Field(max_length=1024)] | None = Field(
+        default=None, description="Why it is Failed.", examples=["chain FORWARD of table ip filter drops its packets"]
+    )
+
+
 class MissingCapability(StructuralModel):
     """Something the driver can do and this host cannot."""
 
@@ -136,6 +159,14 @@ class HypervisorStatus(StructuralModel):
         default=None,
         description="The StoragePools that it reaches.",
         examples=[[{"name": "fast", "uid": "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11", "state": "Ready"}]],
+    )
+    network_modes: Annotated[list[NetworkMode], ListSet(), Field(max_length=16)] | None = Field(
+        default=None, description="The modes of VirtualNetwork that it can have.", examples=[["Isolated", "NAT"]]
+    )
+    networks: Annotated[list[NetworkReport], ListMap("uid"), Field(max_length=256)] | None = Field(
+        default=None,
+        description="The VirtualNetworks that it has now.",
+        examples=[[{"uid": "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11", "state": "Ready"}]],
     )
     orphans: Annotated[list[Orphan], ListMap("uid"), Field(max_length=1024)] | None = Field(
         default=None, description="Guests that run here and that no resource describes.", examples=[[]]

@@ -18,6 +18,7 @@ from virtplane_api.models.common import (
     Token,
     Uid,
 )
+from virtplane_api.models.machine_interface import MAX_INTERFACES, Interface, InterfaceStatus, PlacedInterface
 from virtplane_api.models.transition_rules import PLACEMENT_KEPT, STATUS_PLACEMENT_KEPT, TOKEN_GROWS, unchanged
 from virtplane_api.models.volume import VolumeTemplate
 from virtplane_api.names import CATEGORY, GROUP, VERSION
@@ -148,6 +149,19 @@ class VirtualMachineSpec(StructuralModel):
             message="a Volume can be named by one disk only",
             field_path=".disks",
         ),
+        CelRule(
+            rule=unchanged("interfaces"),
+            message="interfaces cannot be changed yet: make another machine with them",
+            field_path=".interfaces",
+        ),
+        CelRule(
+            rule=(
+                "!has(self.interfaces) || self.interfaces.all(one, !has(one.macAddress) || "
+                "self.interfaces.exists_one(other, has(other.macAddress) && other.macAddress == one.macAddress))"
+            ),
+            message="two interfaces ask for one macAddress",
+            field_path=".interfaces",
+        ),
     )
 
     power_state: DesiredPowerState = Field(
@@ -187,6 +201,11 @@ class VirtualMachineSpec(StructuralModel):
         default=None,
         description="The guest's disks. Each name once.",
         examples=[[{"name": "root", "volume": {"size": "20Gi"}}]],
+    )
+    interfaces: Annotated[list[Interface], ListMap("name"), Field(max_length=MAX_INTERFACES)] | None = Field(
+        default=None,
+        description="The guest's network adapters. Each name once. Without it the machine is on no network.",
+        examples=[[{"name": "lan", "networkName": "shop-lan"}]],
     )
     display: Display | None = Field(
         default=None,
@@ -232,6 +251,21 @@ class Placement(StructuralModel):
         description="The Volume of each disk.",
         examples=[
             [{"name": "root", "volumeName": "web-root-x7k2p", "volumeUID": "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11"}]
+        ],
+    )
+    interfaces: Annotated[list[PlacedInterface], ListMap("name"), Field(max_length=MAX_INTERFACES)] | None = Field(
+        default=None,
+        description="What is claimed for each interface; kept also while the machine has no place.",
+        examples=[
+            [
+                {
+                    "name": "lan",
+                    "networkName": "shop-lan",
+                    "networkUID": "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11",
+                    "macAddress": "52:54:00:12:34:56",
+                    "ipAddresses": ["10.20.0.9"],
+                }
+            ]
         ],
     )
 
@@ -335,6 +369,11 @@ class VirtualMachineStatus(StructuralModel):
         description="Why and when the machine last stopped running.",
         examples=[{"reason": "GuestShutdown", "time": "2026-11-24T10:00:00Z"}],
     )
+    interfaces: Annotated[list[InterfaceStatus], ListMap("name"), Field(max_length=MAX_INTERFACES)] | None = Field(
+        default=None,
+        description="The machine's interfaces. The agent's.",
+        examples=[[{"name": "lan", "macAddress": "52:54:00:12:34:56", "ipAddresses": ["10.20.0.9"]}]],
+    )
     conditions: Conditions | None = Field(
         default=None,
         description="Observations: Placed (the operator's), Ready, Reconciling and Stalled.",
@@ -367,6 +406,7 @@ VIRTUAL_MACHINE = CustomResource(
         PrinterColumn("Power", "string", ".status.powerState", "The power state that was last seen."),
         PrinterColumn("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Observed equals desired."),
         PrinterColumn("Hypervisor", "string", ".status.placement.hypervisor", "The Hypervisor that runs it."),
+        PrinterColumn("IP", "string", ".status.interfaces[0].ipAddresses[0]", "The first address."),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp", "Time since it was created."),
         PrinterColumn("CPU", "integer", ".spec.cpu.cores", "Number of virtual CPUs.", priority=1),
         PrinterColumn("Memory", "string", ".spec.memory.size", "Size of the memory.", priority=1),

@@ -30,8 +30,8 @@ from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
 
 from virtplane_api.keys import KeyName
-from virtplane_api.vocabulary import DiskType, DisplayType, ExitReason, PowerState
-from virtplane_drivers.attachment import Attachment
+from virtplane_api.vocabulary import DiskType, DisplayType, ExitReason, InterfaceModel, PowerState
+from virtplane_drivers.attachment import Attachment, NicAttachment
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,23 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class Nic:
+    """One network adapter of a guest."""
+
+    name: str
+    """DNS label, once per machine; the guest's address of the adapter is derived from it."""
+    mac: str
+    """Lower-case, with colons."""
+    attachment: NicAttachment
+    mtu: int = 1500
+    model: InterfaceModel = InterfaceModel.VIRTIO
+    queues: int = 1
+    """Pairs of them; more than one of model virtio only."""
+    boot_order: int | None = None
+    """Among the disks' too, the lowest boots first; None: the guest is never booted from it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pinned:
     """What a driver chose at the first start and must choose again, whatever its version then prefers."""
 
@@ -88,6 +105,7 @@ class Desired:
     cpu: Cpu
     memory_mib: int
     disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
     display: DisplayType | None = None
     """What the guest shows its screen on; None: it has none."""
     pinned: Pinned = field(default_factory=Pinned)
@@ -169,6 +187,8 @@ class Facts:
     """CamelCase words, published in Hypervisor.status.capabilities."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Capability -> why this host lacks it and what would bring it."""
+    nic_attachments: frozenset[type[NicAttachment]] = frozenset()
+    """The kinds of network port that it can join."""
 
 
 class HypervisorDriver(AbstractAsyncContextManager["HypervisorDriver"], Protocol):

@@ -11,7 +11,7 @@ from typing import Self
 from virtplane_api.keys import KeyName
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
-from virtplane_drivers.attachment import FakeAttachment, FileAttachment
+from virtplane_drivers.attachment import FakeAttachment, FakeNicAttachment, FileAttachment
 from virtplane_drivers.errors import Refused, Unresponsive
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.hypervisor.contract import (
@@ -75,6 +75,7 @@ class FakeHypervisor(HypervisorDriver):
             memory_mib=self._memory_mib,
             allocatable_memory_mib=self._memory_mib,
             attachments=frozenset({FakeAttachment, FileAttachment}),
+            nic_attachments=frozenset({FakeNicAttachment}),
             capabilities=frozenset(CAPABILITIES),
             missing={"HardwareAcceleration": "a fake hypervisor runs nothing"},
         )

@@ -1,0 +1,191 @@
+"""What a host's networks can be asked, as a small protocol that a Linux host, a vSphere or a Hyper-V switch can keep.
+
+A network is known by its UID (metadata.uid of the VirtualNetwork); names of the host (bridges, port groups) never leave
+a driver but inside an attachment. A driver holds no truth: what it says in `observe` it has just looked up, so one that
+was killed at any point and opened again says the same, and `apply` goes on where it was.
+
+`apply` says how a network is to be as a whole, with a port for each interface of the machines of this host, and is
+asked again after every change and from time to time: what is so already is not touched, what somebody else changed is
+repaired. A machine is started after an `apply` that had its ports. One network's verbs are never called at the same
+time by two tasks; those of different networks are.
+
+::
+
+                 apply                      apply (repairs, changes)
+      absent ─────────────► READY ◄──────────────────────────────────► FAILED (in part; `reason` and `message` say why)
+        ▲                     │
+        └────── remove ───────┘  refused while a hypervisor holds a port of it
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Protocol, Self
+
+from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
+from virtplane_drivers.attachment import NicAttachment
+
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """The addresses of one family."""
+
+    cidr: IpNetwork
+    gateway: IpAddress | None
+    """The router's own address in it; None: the network has no router."""
+    addressing: Addressing = Addressing.DHCP
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A network behind a machine of this one."""
+
+    destination: IpNetwork
+    via: IpAddress
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """A port of the host that leads to a machine."""
+
+    protocol: ForwardProtocol
+    host_port: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One interface of a machine of this host, with all that it may send as."""
+
+    machine_uid: str
+    machine_name: str
+    """By which it is found in the network's DNS."""
+    interface: str
+    """Name of the interface within the machine."""
+    mac: str
+    """Lower-case, with colons."""
+    addresses: tuple[IpAddress, ...] = ()
+    """At most one of each family. Of a family that the network does not manage: none."""
+    forwards: tuple[PortForward, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By which a port is told from all others of a host."""
+        return self.machine_uid, self.interface
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as it is to be on this host."""
+
+    uid: str
+    namespace: str
+    name: str
+    mode: NetworkMode
+    ipv4: Subnet | None = None
+    ipv6: Subnet | None = None
+    mtu: int = 1500
+    domain: str = ""
+    """DNS suffix of its machines' names; never empty where there is an `ipv4` or an `ipv6`."""
+    forwarders: tuple[IpAddress, ...] = ()
+    """Servers for all other names; empty: those of the host."""
+    routes: tuple[Route, ...] = ()
+    host_bridge: str = ""
+    """Of mode Bridge: the bridge of the host."""
+    ports: tuple[Port, ...] = ()
+
+    @property
+    def subnets(self) -> tuple[Subnet, ...]:
+        """Those that it has."""
+        return tuple(subnet for subnet in (self.ipv4, self.ipv6) if subnet is not None)
+
+
+class NetworkState(StrEnum):
+    """Whether a network is as it is to be."""
+
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedNetwork:
+    """A network as it was just seen."""
+
+    state: NetworkState | None
+    """None: the host has no such network."""
+    reason: str = ""
+    """Of FAILED: one CamelCase word."""
+    message: str = ""
+    """Of FAILED: what is wrong, and what a person can do about it."""
+    ports: frozenset[tuple[str, str]] = frozenset()
+    """Keys of the ports whose interface is served, whether a hypervisor has joined it or not."""
+
+
+NO_NETWORK = ObservedNetwork(state=None)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """What a host's networks can be, asked once when the agent starts."""
+
+    modes: frozenset[NetworkMode]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """`Network` and a mode that the driver has elsewhere -> why this host lacks it and what would bring it."""
+
+
+class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
+    """The networks of this host. Entered once. Leaving it ends no network: guests go on to be served."""
+
+    name: str
+    """DNS label."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def probe(self) -> NetworkFacts:
+        """Which modes this host can have. Never changes anything."""
+        ...
+
+    async def inventory(self) -> tuple[str, ...]:
+        """UIDs of all networks of ours that this host has, in no order."""
+        ...
+
+    async def observe(self, uid: str) -> ObservedNetwork:
+        """The network as it is now. Never changes anything, never raises."""
+        ...
+
+    async def apply(self, network: Network) -> None:
+        """Make the network so. When it returns, what its ports send as their own passes, and they are answered.
+
+        What is wrong with it without keeping its guests from each other (no way out, for example) is not raised: it is
+        seen in `observe`, as FAILED.
+
+        Raises:
+            Refused: it can never be so (`reason` and the message say which part).
+            Unavailable: not now; it may be so in part, and may be asked for again.
+        """
+        ...
+
+    async def attachment(self, network: Network, port: Port) -> NicAttachment:
+        """How a hypervisor joins the port of a network that was applied with it. May be asked for any number of times.
+
+        Raises:
+            Unavailable: not now.
+        """
+        ...
+
+    async def remove(self, uid: str) -> None:
+        """Leave nothing of the network. Of one that is absent: nothing is done.
+
+        Raises:
+            Unavailable: a hypervisor holds a port of it (NetworkInUse), or something could not be removed.
+        """
+        ...
+
+    def events(self) -> AsyncIterator[str]:
+        """UIDs of networks worth observing, and applying again, for ever. A hint, never a state."""
+        ...

@@ -1,0 +1,110 @@
+"""Networks that exist in memory only, behind the same contract as real ones."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.attachment import FakeNicAttachment
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.hints import Hints
+from virtplane_drivers.network.contract import (
+    NO_NETWORK,
+    Network,
+    NetworkDriver,
+    NetworkFacts,
+    NetworkState,
+    ObservedNetwork,
+    Port,
+)
+from virtplane_drivers.network.fake.faults import Faults
+
+_PortKey = tuple[str, str]
+
+
+class FakeNetworks(NetworkDriver):
+    """Networks of no packets. With a `state_file` they outlive the process, as a real host's do."""
+
+    name = "fake"
+
+    def __init__(self, *, faults: Faults | None = None, state_file: Path | None = None) -> None:
+        self.faults = faults if faults is not None else Faults()
+        self.joined: set[_PortKey] = set()
+        """Ports that a hypervisor holds, as a test says: their network cannot be removed."""
+        self._state_file = state_file
+        self._ports: dict[str, frozenset[_PortKey]] = {}
+        self._hints = Hints()
+
+    async def __aenter__(self) -> Self:
+        if self._state_file is not None and self._state_file.exists():
+            rows: dict[str, list[list[str]]] = json.loads(self._state_file.read_text())
+            self._ports = {uid: frozenset((uid_, name) for uid_, name in ports) for uid, ports in rows.items()}
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """They go on."""
+
+    async def probe(self) -> NetworkFacts:
+        """All modes."""
+        return NetworkFacts(modes=frozenset(NetworkMode))
+
+    async def inventory(self) -> tuple[str, ...]:
+        """UIDs of all that were applied."""
+        return tuple(self._ports)
+
+    async def observe(self, uid: str) -> ObservedNetwork:
+        """The network as it is now."""
+        ports = self._ports.get(uid)
+        if ports is None:
+            return NO_NETWORK
+        if self.faults.failed is not None:
+            reason, message = self.faults.failed
+            return ObservedNetwork(NetworkState.FAILED, reason, message, ports)
+        return ObservedNetwork(NetworkState.READY, ports=ports)
+
+    async def apply(self, network: Network) -> None:
+        """Remembers the ports."""
+        if self.faults.apply_s:
+            await asyncio.sleep(self.faults.apply_s)
+        self.faults.meet("apply")
+        ports = frozenset(port.key for port in network.ports)
+        if self._ports.get(network.uid) != ports:
+            self._ports[network.uid] = ports
+            self._save()
+
+    async def attachment(self, network: Network, port: Port) -> FakeNicAttachment:
+        """By the keys of both."""
+        self.faults.meet("attachment")
+        if port.key not in self._ports.get(network.uid, ()):
+            raise Unavailable(f"network {network.uid} has no port {port.key}", reason=Reason.NETWORK_NOT_READY)
+        return FakeNicAttachment(network.uid, port.key)
+
+    async def remove(self, uid: str) -> None:
+        """Forgets the network."""
+        self.faults.meet("remove")
+        held = self._ports.get(uid, frozenset()) & self.joined
+        if held:
+            raise Unavailable(f"{len(held)} ports of network {uid} are held", reason=Reason.NETWORK_IN_USE)
+        if self._ports.pop(uid, None) is not None:
+            self._save()
+
+    def events(self) -> AsyncIterator[str]:
+        """UIDs that `change` was called with."""
+        return aiter(self._hints)
+
+    def change(self, uid: str) -> None:
+        """Somebody changes the network behind our back."""
+        self._hints.add(uid)
+
+    def _save(self) -> None:
+        if self._state_file is None:
+            return
+        fresh = self._state_file.with_name(self._state_file.name + ".new")
+        fresh.write_text(json.dumps({uid: sorted(ports) for uid, ports in self._ports.items()}))
+        fresh.replace(self._state_file)
