@@ -50,7 +50,7 @@ def host_table(state_id: str) -> str:
 
 
 def router_mac(network_uid: str) -> str:
-    """Of the bridge, which is the gateway: the same on every host that has the network. Locally administered, unicast."""
+    """Of the bridge, which is the gateway: the same on every host that has the network."""
     digest = hashlib.sha256(f"router/{network_uid}".encode()).digest()
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *digest[:3]))
 
