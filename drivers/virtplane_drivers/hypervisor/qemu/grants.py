@@ -23,8 +23,6 @@ from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinit
 from virtplane_drivers.hypervisor.qemu.disk_locks import DiskOwner, lock_disk
 from virtplane_drivers.tap import open_tap
 
-_CONNECT_TIMEOUT_S = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class GrantedFile:
@@ -108,14 +106,13 @@ def _joined(nic: NicDefinition) -> list[int]:
 def _connected(path: Path) -> int:
     """A socket connected by way of its folder's descriptor: an address holds 107 bytes (unix(7)), a path may be longer.
 
-    QEMU itself may have no right to it.
+    QEMU itself may have no right to it. A program that takes no connection now is an error at once (EAGAIN).
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(_CONNECT_TIMEOUT_S)
+        client.settimeout(0)
         folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             client.connect(f"/proc/self/fd/{folder}/{path.name}")
         finally:
             os.close(folder)
-        client.settimeout(None)
         return client.detach()
