@@ -34,10 +34,8 @@ def network(mode: NetworkMode = NetworkMode.ISOLATED, **changes: object) -> Netw
 
 def bridged(bridge: str, **changes: object) -> Network:
     """Of mode Bridge, whose addresses are others' business."""
-    return network(NetworkMode.BRIDGE, ipv4=None, ipv6=None, domain="", host_bridge=bridge, **changes)
+    return network(NetworkMode.BRIDGE, **{"ipv4": None, "ipv6": None, "domain": "", "host_bridge": bridge, **changes})
 
 
 def port(machine: str = "web", interface: str = "default") -> Port:
     return Port(str(uuid4()), machine, interface, GUEST_MAC, (ip_address(GUEST_IPV4), ip_address(GUEST_IPV6)))
-
-
