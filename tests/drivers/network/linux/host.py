@@ -2,9 +2,12 @@
 
 ::
 
-    outside  203.0.113.1, 2001:db8:f::1  ── veth ──  eth0 of the host  203.0.113.2, 2001:db8:f::2, default routes to the outside
-    host.folder / "netns" / <uid>                    the routers' namespaces, as the driver makes them
-    guest(router, ...)                               a namespace that stands in for a guest, its `eth0` joined to the router's br0
+    outside                      eth0: 203.0.113.1, 2001:db8:f::1
+       │ veth
+    machine                      eth0: 203.0.113.2, 2001:db8:f::2, default routes to the outside
+    folder / "netns" / UID       the routers' namespaces, as the driver makes them
+       │ veth
+    guest(router, ...)           eth0: a namespace that stands in for a guest, joined to the router's br0
 
 Nothing of the machine's own namespace is touched. Namespaces are held by processes that end, and mounts below the
 host's folder by one that unmounts them, when the test's process ends, however it ends.
