@@ -53,6 +53,8 @@ class Settings:
     qemu_accelerator: str = "auto"
     transit_cidr: IPv4Network = DEFAULT_TRANSIT_CIDR
     """What lies between this host and the routers of its networks; routed nowhere else."""
+    host_network_namespace: Path | None = None
+    """What networks lead out through; None: the agent's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,12 @@ def _network(name: str, settings: Settings) -> NetworkDriver:
         case "linux":
             from virtplane_drivers.network.linux.driver import LinuxNetworks  # noqa: PLC0415
 
-            return LinuxNetworks(settings.state_folder, settings.runtime_folder, transit_cidr=settings.transit_cidr)
+            return LinuxNetworks(
+                settings.state_folder,
+                settings.runtime_folder,
+                transit_cidr=settings.transit_cidr,
+                host_namespace=settings.host_network_namespace,
+            )
         case "fake":
             from virtplane_drivers.network.fake import FakeNetworks  # noqa: PLC0415
 

@@ -76,6 +76,7 @@ async def _run(options: argparse.Namespace) -> None:
             allowed_sources=tuple(options.allow_source),
             qemu_accelerator=options.qemu_accelerator,
             transit_cidr=options.transit_cidr,
+            host_network_namespace=options.host_netns,
         )
         endpoints = await open_endpoints(stack, options.name, options.drivers, settings)
         await _work(client, options.name, endpoints, lease)
@@ -216,6 +217,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CIDR",
         help="IPv4 addresses between this host and the routers of its networks, used for nothing else "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--host-netns",
+        type=Path,
+        metavar="PATH",
+        help="network namespace that networks lead out through, for example /proc/1/ns/net of an agent in a pod of its "
+        "own network (default: the agent's own)",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"

@@ -12,9 +12,8 @@ second partition is the guest's memory: one sector that counts its boots. All it
     uptime 8
 
 The uptime shows that a guest was neither reset nor replaced, the boot number that its disk was kept. The ACPI power
-button makes it print `POWERING_OFF_LINE` and power off. Each network adapter gets its IPv4 addresses by DHCP, and port 80
-shows a page. Enter on the serial port gives a shell, and QEMU's guest agent
-runs commands. It wants 96 MiB.
+button makes it print `POWERING_OFF_LINE` and power off. Each network adapter gets its IPv4 address by DHCP, and port 80
+shows a page. Enter on the serial port gives a shell, and QEMU's guest agent runs commands. It wants 96 MiB.
 
 `python -m tests.cluster.guests.quickstart` builds the image, when it is not in the cache yet, and prints its path. That
 takes seconds, 30 MB of downloads and no root; it works on Debian 12. For Ubuntu, whose kernels have other names, it is
