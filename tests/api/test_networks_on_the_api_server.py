@@ -178,7 +178,7 @@ def test_mode_and_addresses_of_a_network_are_kept_while_machines_are_on_it(
     apply(server, network(), "-n", namespace)
     apply(server, network(mode="Isolated"), "-n", namespace)  # nobody is on it
     is_used(server, namespace, 1)
-    with pytest.raises(CommandError, match="spec.mode cannot be changed while machines are on the network"):
+    with pytest.raises(CommandError, match=r"spec.mode cannot be changed while machines are on the network"):
         apply(server, network(mode="NAT"), "-n", namespace)
     with pytest.raises(CommandError, match=r"spec.ipv4.cidr cannot be changed while machines are on the network"):
         apply(server, network(mode="Isolated", ipv4={"cidr": "10.21.0.0/24"}), "-n", namespace)
