@@ -44,6 +44,17 @@ def host_link_alias(state_id: str, network_uid: str) -> str:
     return f"{_ALIAS}/{state_id}/{network_uid}"
 
 
+def is_host_link_alias(alias: str) -> bool:
+    """Whether a link of the host's namespace is of some agent."""
+    return alias.startswith(f"{_ALIAS}/")
+
+
+def network_uid_of(state_id: str, alias: str) -> str | None:
+    """What a link of the host's namespace is of; None: not of that agent's."""
+    prefix = host_link_alias(state_id, "")
+    return alias.removeprefix(prefix) if alias.startswith(prefix) else None
+
+
 def host_table(state_id: str) -> str:
     """Of nftables, in the host's namespace: the one table of this agent, in each family that it needs."""
     return f"virtplane-{state_id}"

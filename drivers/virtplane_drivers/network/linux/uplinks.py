@@ -1,0 +1,252 @@
+"""How routers reach outside: a veth for each network, from its namespace into the host's.
+
+::
+
+    NAT, Routed   host: v…, a host's end of a transit   ── veth ──   router: uplink, default routes by it
+                  Routed also: the host's routes to the network
+    Bridge        host: v…, a port of the named bridge  ── veth ──   router: uplink, a port of br0
+    Isolated      nothing
+
+The veth is all the record there is: the host's end has the addresses that were chosen, and in its alias whose it is.
+What is found half-made, in another mode's shape, or joined to a namespace that is no more, is deleted and made again.
+"""
+
+import threading
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_network
+from pathlib import Path
+
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers import netns
+from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.network.contract import Network
+from virtplane_drivers.network.linux.forwarding import forward
+from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes, routes_to
+from virtplane_drivers.network.linux.links import apply_addresses, apply_routes, apply_sysctls
+from virtplane_drivers.network.linux.names import (
+    BRIDGE,
+    UPLINK,
+    host_link,
+    host_link_alias,
+    is_host_link_alias,
+    network_uid_of,
+)
+from virtplane_drivers.network.linux.transit import free_transit, held_transit
+from virtplane_drivers.network.linux.values import Finding, Transit
+from virtplane_drivers.network_stack import Link, NetworkStack, StackRoute
+
+_ROUTED_MODES = frozenset({NetworkMode.NAT, NetworkMode.ROUTED})
+_VETH = "veth"
+_IPV4_EVERYWHERE, _IPV6_EVERYWHERE = ip_network("0.0.0.0/0"), ip_network("::/0")
+
+
+class Uplinks:
+    """Those of one agent's networks. Holds no truth: a new one knows as much."""
+
+    def __init__(self, state_id: str, transit_cidr: IPv4Network, host_namespace: Path | None) -> None:
+        self._state_id = state_id
+        self._transit_cidr = transit_cidr
+        self._host = host_namespace or netns.OWN
+        self._choosing = threading.Lock()
+        """Two networks that are applied at once look for a free transit."""
+
+    async def apply(self, path: Path, network: Network) -> tuple[Transit | None, list[Finding]]:
+        """Make the uplink of the router at `path` so. None: the network's mode has no transit, or it could not be had.
+
+        Raises:
+            Unavailable: the kernel refused something (NetworkError), which the message names.
+        """
+        try:
+            return await in_thread(self._apply, path, network)
+        except OSError as error:
+            message = f"the uplink of {network.namespace}/{network.name} could not be set up: {error}"
+            raise Unavailable(message, reason=Reason.NETWORK_ERROR) from error
+
+    async def remove(self, network_uid: str) -> None:
+        """Leave nothing of it in the host's namespace. The host goes on to forward (see `forwarding`).
+
+        Raises:
+            Unavailable: the kernel refused it (NetworkError).
+        """
+        try:
+            await in_thread(self._remove, network_uid)
+        except OSError as error:
+            message = f"the uplink of network {network_uid} could not be removed: {error}"
+            raise Unavailable(message, reason=Reason.NETWORK_ERROR) from error
+
+    async def inventory(self) -> tuple[str, ...]:
+        """UIDs of the networks that have an uplink of ours, in no order."""
+        return await in_thread(self._inventory)
+
+    def _apply(self, path: Path, network: Network) -> tuple[Transit | None, list[Finding]]:
+        with NetworkStack(self._host) as host, NetworkStack(path) as router:
+            links = host.links()
+            found = links.get(host_link(network.uid))
+            if found is not None and not self._is_ours(found, network.uid):
+                message = f"{found.name} on the host is of another agent ({found.alias}); one host has a network once"
+                return None, [Finding(Reason.NETWORK_ERROR, message)]
+            bridge = links.get(network.host_bridge) if network.mode is NetworkMode.BRIDGE else None
+            wanted = network.mode in _ROUTED_MODES or (bridge is not None and bridge.kind == "bridge")
+            ends = self._ends(host, router, network, found, wanted=wanted)
+            if network.mode is NetworkMode.BRIDGE:
+                return None, self._bridged(host, router, network, ends, bridge)
+            if ends is None:
+                return None, []
+            return self._routed(host, router, network, ends)
+
+    def _ends(
+        self, host: NetworkStack, router: NetworkStack, network: Network, found: Link | None, *, wanted: bool
+    ) -> tuple[Link, Link] | None:
+        """Both ends of the veth, made if need be; what is there and is not wanted, or no longer fits, goes."""
+        uplink = router.link(UPLINK)
+        if found is not None and not (wanted and self._fits(host, network, found, uplink)):
+            host.delete_link(found)
+            found, uplink = None, router.link(UPLINK)
+        if found is None and uplink is not None:
+            router.delete_link(uplink)
+        if not wanted:
+            return None
+        if found is None:
+            found = host.make_veth(host_link(network.uid), network.mtu, UPLINK, router.namespace)
+        if found.alias != (alias := host_link_alias(self._state_id, network.uid)):
+            host.change_link(found, ifalias=alias)
+        uplink = router.link(UPLINK)
+        if uplink is None:
+            raise FileNotFoundError(f"{UPLINK} was deleted by somebody")
+        return found, uplink
+
+    def _fits(self, host: NetworkStack, network: Network, found: Link, uplink: Link | None) -> bool:
+        """Whether it is one veth of the two namespaces, without what another mode gave it."""
+        if uplink is None or found.kind != _VETH or (found.peer, uplink.peer) != (uplink.index, found.index):
+            return False
+        if network.mode is NetworkMode.BRIDGE:
+            return not host.addresses(found.index)
+        return found.master is None and uplink.master is None
+
+    # --- NAT and Routed ---
+
+    def _routed(
+        self, host: NetworkStack, router: NetworkStack, network: Network, ends: tuple[Link, Link]
+    ) -> tuple[Transit | None, list[Finding]]:
+        end, uplink = ends
+        ipv6 = network.ipv6 is not None
+        apply_sysctls(host, _end_sysctls(end.name, ipv6=ipv6))
+        apply_sysctls(router, _end_sysctls(uplink.name, ipv6=ipv6) | {f"net/ipv4/conf/{UPLINK}/rp_filter": "1"})
+        with self._choosing:
+            transit = self._transit(host, network, end)
+            if transit is None:
+                message = f"no address is free in {self._transit_cidr}: give the agent a larger transitCIDR"
+                return None, [Finding(Reason.NETWORK_ERROR, message)]
+            apply_addresses(host, end, _interfaces(transit.host_ipv4, transit.host_ipv6 if ipv6 else None))
+        apply_addresses(router, uplink, _interfaces(transit.router_ipv4, transit.router_ipv6 if ipv6 else None))
+        for stack, link in ((host, end), (router, uplink)):
+            _set_up(stack, link, network.mtu)
+        apply_routes(router, uplink, _default_routes(uplink, transit, ipv6=ipv6))
+        links = host.links()
+        hidden = hidden_routes(network, end, links.values(), host.routes())
+        routed = network.mode is NetworkMode.ROUTED and not hidden
+        apply_routes(host, end, routes_to(network, end, transit) if routed else frozenset())
+        findings = forward(host, end, ipv6=ipv6)
+        if hidden:
+            findings.append(hidden_finding(network, hidden, {link.index: link.name for link in links.values()}))
+        return transit, findings
+
+    def _transit(self, host: NetworkStack, network: Network, end: Link) -> Transit | None:
+        """What the link has already, else what nothing else on the host is in."""
+        addresses = [one for one in host.addresses() if isinstance(one.interface, IPv4Interface)]
+        own = [IPv4Address(one.interface.ip) for one in addresses if one.link == end.index]
+        if (held := held_transit(self._transit_cidr, own)) is not None:
+            return held
+        taken = [IPv4Network(one.interface.ip) for one in addresses if one.link != end.index]
+        # A route to much more than the transits (169.254.0.0/16 of zeroconf) does not claim each of them.
+        taken += [
+            route.destination
+            for route in host.routes()
+            if isinstance(route.destination, IPv4Network)
+            and route.destination.prefixlen >= self._transit_cidr.prefixlen
+            and route.link != end.index
+        ]
+        return free_transit(self._transit_cidr, network.uid, taken)
+
+    # --- Bridge ---
+
+    def _bridged(
+        self,
+        host: NetworkStack,
+        router: NetworkStack,
+        network: Network,
+        ends: tuple[Link, Link] | None,
+        bridge: Link | None,
+    ) -> list[Finding]:
+        if ends is None or bridge is None:
+            what = "is no bridge" if bridge is not None else "does not exist"
+            message = f"{network.host_bridge} {what} on the host: make it, or name another in the network's spec.bridge"
+            return [Finding(Reason.NO_SUCH_BRIDGE, message)]
+        end, uplink = ends
+        inside = router.link(BRIDGE)
+        if inside is None:
+            raise FileNotFoundError(f"{BRIDGE} was deleted by somebody")
+        apply_sysctls(host, _end_sysctls(end.name, ipv6=False))
+        apply_sysctls(router, _end_sysctls(uplink.name, ipv6=False))
+        # The MTU first, and the bridge's own: it takes the least of its ports.
+        for stack, link, mtu, master in ((host, end, bridge.mtu, bridge), (router, uplink, network.mtu, inside)):
+            if link.mtu != mtu:
+                stack.change_link(link, mtu=mtu)
+            if link.master != master.index:
+                stack.change_link(link, master=master.index)
+            _set_up(stack, link, mtu)
+        if network.mtu > bridge.mtu:
+            message = f"the MTU {network.mtu} is more than that of {bridge.name} ({bridge.mtu}): larger frames are lost"
+            return [Finding(Reason.NETWORK_ERROR, message)]
+        return []
+
+    # --- the rest ---
+
+    def _remove(self, network_uid: str) -> None:
+        with NetworkStack(self._host) as host:
+            found = host.link(host_link(network_uid))
+            if found is not None and self._is_ours(found, network_uid):
+                host.delete_link(found)
+
+    def _inventory(self) -> tuple[str, ...]:
+        with NetworkStack(self._host) as host:
+            uids = (network_uid_of(self._state_id, link.alias) for link in host.links().values())
+            return tuple(uid for uid in uids if uid is not None)
+
+    def _is_ours(self, found: Link, network_uid: str) -> bool:
+        """Also one that has no alias yet: its maker was killed."""
+        return not is_host_link_alias(found.alias) or found.alias == host_link_alias(self._state_id, network_uid)
+
+
+def _end_sysctls(name: str, *, ipv6: bool) -> dict[str, str]:
+    """Of either end of a veth: it says nothing of its own, and believes nobody's routes."""
+    conf4, conf6 = f"net/ipv4/conf/{name}", f"net/ipv6/conf/{name}"
+    return {
+        f"{conf4}/accept_redirects": "0",
+        f"{conf4}/send_redirects": "0",
+        f"{conf4}/arp_ignore": "1",
+        f"{conf6}/addr_gen_mode": "1",
+        f"{conf6}/accept_ra": "0",
+        f"{conf6}/accept_redirects": "0",
+        f"{conf6}/disable_ipv6": "0" if ipv6 else "1",
+    }
+
+
+def _interfaces(ipv4: object, ipv6: object | None) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    pairs = (IPv4Interface(f"{ipv4}/31"),)
+    return (*pairs, IPv6Interface(f"{ipv6}/127")) if ipv6 is not None else pairs
+
+
+def _default_routes(uplink: Link, transit: Transit, *, ipv6: bool) -> frozenset[StackRoute]:
+    routes = {StackRoute(uplink.index, _IPV4_EVERYWHERE, transit.host_ipv4)}
+    if ipv6:
+        routes.add(StackRoute(uplink.index, _IPV6_EVERYWHERE, transit.host_ipv6))
+    return frozenset(routes)
+
+
+def _set_up(stack: NetworkStack, link: Link, mtu: int) -> None:
+    if link.mtu != mtu:
+        stack.change_link(link, mtu=mtu)
+    if not link.up:
+        stack.change_link(link, state="up")

@@ -1,0 +1,268 @@
+"""The network stack of one namespace: its links, addresses and routes by rtnetlink, and its settings by /proc/sys/net.
+
+Blocking, and for one thread, which enters the namespace. Nothing is remembered: each question is put to the kernel.
+pyroute2 is imported at the first use: it takes 7 MiB, which an agent without networks of ours saves.
+"""
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
+from pathlib import Path
+from typing import Any, Self
+
+from virtplane_drivers import netns
+
+MAIN_TABLE = 254
+LOCAL_TABLE = 255
+"""The kernel's own: addresses of this host, broadcasts."""
+BY_ROUTER_ADVERTISEMENT = 9
+"""Protocol of a route (rtnetlink(7), RTPROT_RA)."""
+
+_SYSCTLS = Path("/proc/sys")
+_UP = 1
+_PERMANENT, _NO_DUPLICATE_DETECTION = 0x80, 0x02
+_UNICAST = 1
+_STATIC = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device."""
+
+    index: int
+    name: str
+    kind: str
+    """`bridge`, `veth`, `tun` ...; empty of hardware and of `lo`."""
+    mac: str
+    mtu: int
+    up: bool
+    """As asked for; whether it has a carrier is another thing."""
+    alias: str = ""
+    master: int | None = None
+    """Index of the bridge that it is a port of."""
+    peer: int | None = None
+    """Of a veth: index of its other end, in that one's namespace."""
+    plain_bridge: bool = False
+    """Of a bridge: no spanning tree, and multicast goes to all ports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address of a link."""
+
+    link: int
+    interface: IPv4Interface | IPv6Interface
+    permanent: bool = True
+    """False: it ends unless a router or a server renews it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackRoute:
+    """A route to elsewhere, by one link."""
+
+    link: int
+    destination: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None
+    table: int = MAIN_TABLE
+    protocol: int = _STATIC
+    metric: int = 0
+
+
+class NetworkStack:
+    """Entered by a thread that ends soon: it stays in the namespace (see `netns`)."""
+
+    def __init__(self, namespace: Path = netns.OWN) -> None:
+        self.namespace = namespace
+        self._netlink: Any = None
+
+    def __enter__(self) -> Self:
+        """Raises OSError: there is no such namespace."""
+        from pyroute2 import IPRoute  # noqa: PLC0415  # see above
+
+        netns.enter(self.namespace)
+        self._netlink = IPRoute()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._netlink.close()
+
+    # --- what is there ---
+
+    def links(self) -> dict[str, Link]:
+        """All, by name."""
+        links = [_link(message) for message in self._netlink.get_links()]
+        return {link.name: link for link in links}
+
+    def link(self, name: str) -> Link | None:
+        """The one of that name."""
+        from pyroute2 import NetlinkError  # noqa: PLC0415
+
+        try:
+            return _link(next(iter(self._netlink.link("get", ifname=name))))
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise OSError(error.code, os.strerror(error.code), name) from error
+
+    def addresses(self, link: int | None = None) -> list[Address]:
+        """Of one link, or of all."""
+        addresses = [_address(message) for message in self._netlink.get_addr()]
+        return [one for one in addresses if link is None or one.link == link]
+
+    def routes(self) -> list[StackRoute]:
+        """Those to elsewhere, of all tables; one with several ways is here once for each."""
+        return [
+            route
+            for message in self._netlink.get_routes()
+            if message["type"] == _UNICAST and message.get_attr("RTA_TABLE") != LOCAL_TABLE
+            for route in _routes(message)
+        ]
+
+    # --- what changes it; each is one step for the kernel ---
+
+    def make_bridge(self, name: str, mac: str) -> Link:
+        """Without spanning tree and multicast snooping, and down."""
+        self._change("make bridge", name, "link", "add", ifname=name, kind="bridge", address=mac)
+        return self._made(name)
+
+    def make_plain(self, bridge: Link) -> None:
+        """See `Link.plain_bridge`: a port forwards at once, and no multicast waits for somebody who asks for it."""
+        options = {"br_stp_state": 0, "br_mcast_snooping": 0}
+        self._change("change bridge", bridge.name, "link", "set", index=bridge.index, kind="bridge", **options)
+
+    def make_veth(self, name: str, mtu: int, peer_name: str, peer_namespace: Path) -> Link:
+        """Both ends at once, each in its namespace, both down."""
+        with peer_namespace.open("rb") as held:
+            peer = {"ifname": peer_name, "net_ns_fd": held.fileno(), "mtu": mtu}
+            self._change("make veth", name, "link", "add", ifname=name, kind="veth", mtu=mtu, peer=peer)
+        return self._made(name)
+
+    def change_link(self, link: Link, **changes: object) -> None:
+        """`mtu`, `ifalias`, `address`, `master` (an index; 0 for none), `state` (`up`, `down`): all in one message."""
+        self._change(f"change {sorted(changes)} of", link.name, "link", "set", index=link.index, **changes)
+
+    def delete_link(self, link: Link) -> None:
+        """With its other end, its addresses and its routes."""
+        self._change("delete", link.name, "link", "del", index=link.index)
+
+    def add_address(self, link: Link, interface: IPv4Interface | IPv6Interface) -> None:
+        """Of IPv6: usable at once, without asking whether somebody else has it."""
+        flags = {"flags": _NO_DUPLICATE_DETECTION} if interface.version == 6 else {}
+        what = {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
+        self._change(f"add {interface} to", link.name, "addr", "add", index=link.index, **what, **flags)
+
+    def delete_address(self, link: Link, interface: IPv4Interface | IPv6Interface) -> None:
+        """Routes that need it go with it."""
+        what = {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
+        self._change(f"take {interface} from", link.name, "addr", "del", index=link.index, **what)
+
+    def add_route(self, route: StackRoute) -> None:
+        """Nobody else's route is replaced: one to the same destination with the same metric is an OSError."""
+        self._change("add route to", str(route.destination), "route", "add", **_described(route))
+
+    def delete_route(self, route: StackRoute) -> None:
+        """Exactly that one."""
+        self._change("delete route to", str(route.destination), "route", "del", **_described(route))
+
+    def set_sysctl(self, name: str, value: str) -> bool:
+        """Whether it had to be changed; `name` is a path below /proc/sys.
+
+        Raises:
+            OSError: there is no such setting, or it may not be written.
+        """
+        netns.enter(self.namespace)  # another stack of the same thread may have been used meanwhile
+        path = _SYSCTLS / name
+        if path.read_text().strip() == value:
+            return False
+        self._write_sysctl(path, value)
+        return True
+
+    def sysctl(self, name: str) -> str | None:
+        """None: this kernel has no such setting, or nothing is of that name."""
+        netns.enter(self.namespace)
+        try:
+            return (_SYSCTLS / name).read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def has_sysctls(self, folder: str) -> bool:
+        """Whether this kernel has any of that folder below /proc/sys."""
+        netns.enter(self.namespace)
+        return (_SYSCTLS / folder).is_dir()
+
+    def _write_sysctl(self, path: Path, value: str) -> None:
+        path.write_text(value)
+
+    def _made(self, name: str) -> Link:
+        made = self.link(name)
+        if made is None:  # somebody deleted it at once
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
+        return made
+
+    def _change(self, what: str, name: str, noun: str, verb: str, /, **arguments: object) -> None:
+        """The one way to change anything by netlink."""
+        from pyroute2 import NetlinkError  # noqa: PLC0415
+
+        try:
+            getattr(self._netlink, noun)(verb, **arguments)
+        except NetlinkError as error:
+            raise OSError(error.code, f"{what} {name}: {os.strerror(error.code)}") from error
+
+
+def _link(message: Any) -> Link:
+    kind = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or ""
+    options = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA") if kind == "bridge" else None
+    quiet = [options.get_attr(name) for name in ("IFLA_BR_STP_STATE", "IFLA_BR_MCAST_SNOOPING")] if options else None
+    return Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=kind,
+        mac=message.get_attr("IFLA_ADDRESS") or "",
+        mtu=message.get_attr("IFLA_MTU") or 0,
+        up=bool(message["flags"] & _UP),
+        alias=message.get_attr("IFLA_IFALIAS") or "",
+        master=message.get_attr("IFLA_MASTER"),
+        peer=message.get_attr("IFLA_LINK"),
+        plain_bridge=quiet == [0, 0],
+    )
+
+
+def _address(message: Any) -> Address:
+    address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    flags = message.get_attr("IFA_FLAGS") or message["flags"]
+    interface = ip_interface(f"{address}/{message['prefixlen']}")
+    return Address(message["index"], interface, permanent=bool(flags & _PERMANENT))
+
+
+def _routes(message: Any) -> Iterable[StackRoute]:
+    everything = "0.0.0.0" if message["family"] == 2 else "::"  # noqa: S104  # AF_INET
+    destination = ip_network(f"{message.get_attr('RTA_DST') or everything}/{message['dst_len']}")
+    common = {
+        "table": message.get_attr("RTA_TABLE"),
+        "protocol": message["proto"],
+        "metric": message.get_attr("RTA_PRIORITY") or 0,
+    }
+    for way in message.get_attr("RTA_MULTIPATH") or [message]:
+        gateway = way.get_attr("RTA_GATEWAY")
+        link = way.get_attr("RTA_OIF") if way is message else way["oif"]
+        if link is not None:
+            yield StackRoute(link, destination, ip_address(gateway) if gateway else None, **common)
+
+
+def _described(route: StackRoute) -> dict[str, object]:
+    gateway = {"gateway": str(route.gateway)} if route.gateway is not None else {}
+    metric = {"priority": route.metric} if route.metric else {}
+    what = {"dst": str(route.destination), "oif": route.link, "table": route.table, "proto": route.protocol}
+    return {**what, **gateway, **metric}
