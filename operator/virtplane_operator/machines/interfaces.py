@@ -236,14 +236,15 @@ class _Planner:
 
     def _addresses(self, one: _Wanted) -> Iterator[str]:
         asked = {number_of(text)[0]: text for text in one.spec.get("ipAddresses") or ()}
+        position = position_of(self._namespace, self._name, one.spec["name"])
         for version in VERSIONS:
             subnet = one.network.subnets.get(version)
             if version in asked:
                 yield asked[version]
             elif subnet is not None:
-                yield self._address(one, subnet)
+                yield self._address(one, subnet, position)
 
-    def _address(self, one: _Wanted, subnet: Subnet) -> str:
+    def _address(self, one: _Wanted, subnet: Subnet, position: int) -> str:
         version, uid = subnet.version, one.network.uid
         own = self._own[uid].addresses
         held = self._claims.addresses(uid, version)
@@ -254,7 +255,7 @@ class _Planner:
                 f"{one.field}.networkName: all {subnet.size} IPv{version} addresses of VirtualNetwork "
                 f"{one.network.key.name} ({subnet.cidr}) are held; the machine waits until one is free",
             )
-        chosen = subnet.choose(position_of(self._namespace, self._name, one.spec["name"]), held, mine)
+        chosen = subnet.choose(position, held, mine)
         own[(version, chosen)] = one.field
         return text_of(version, chosen)
 
