@@ -45,7 +45,9 @@ def desired(uid: str, disk: Path) -> Desired:
 def definition(machine_type: str, guest: Guest) -> Definition:
     """As the driver understands it."""
     asked = desired(guest.uid, guest.disk)
-    return definition_of(asked, previous=None, newest_machine_type=machine_type, accelerator=ACCELERATOR)
+    return definition_of(
+        asked, previous=None, newest_machine_type=machine_type, accelerator=ACCELERATOR, joinable=frozenset()
+    )
 
 
 def root_ports(argv: Sequence[str]) -> int:

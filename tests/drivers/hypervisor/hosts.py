@@ -1,7 +1,9 @@
 """The hosts that the hypervisors' contract is tried on: one per driver, with guests that do as they are told."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -9,7 +11,14 @@ from uuid import uuid4
 from tests.cluster.guest_processes import end_guests
 from tests.cluster.guests.boot_sector import GREETING, BootSectorKind, boot_sector_image
 from virtplane_api.vocabulary import DiskFormat, DisplayType
-from virtplane_drivers.attachment import Attachment, FakeAttachment, FileAttachment
+from virtplane_drivers.attachment import (
+    Attachment,
+    FakeAttachment,
+    FakeNicAttachment,
+    FileAttachment,
+    NicAttachment,
+    StreamAttachment,
+)
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, HypervisorDriver, Owner
 from virtplane_drivers.hypervisor.fake import FakeHypervisor, World
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
@@ -26,6 +35,14 @@ class Host(Protocol):
 
     def disk(self, *, obedient: bool) -> Attachment:
         """Of a guest that shuts down when asked, or of one that does not."""
+        ...
+
+    def port(self) -> AbstractContextManager[NicAttachment]:
+        """Of a network, which drops what it is sent."""
+        ...
+
+    def foreign_port(self) -> NicAttachment:
+        """One that it cannot join."""
         ...
 
     def end_guest(self, uid: str) -> None:
@@ -53,6 +70,13 @@ class FakeHost:
         self._drivers[-1].faults.shut_down_s = 0.0 if obedient else None
         return FakeAttachment(uuid4().hex)
 
+    @contextmanager
+    def port(self) -> Iterator[NicAttachment]:
+        yield FakeNicAttachment("net-1", (uuid4().hex, "lan"))
+
+    def foreign_port(self) -> NicAttachment:
+        return StreamAttachment(Path("/run/stream"))
+
     def end_guest(self, uid: str) -> None:
         self.world.crash(uid)
 
@@ -73,6 +97,16 @@ class QemuHost:
         kind = BootSectorKind.OBEDIENT if obedient else BootSectorKind.DEAF
         return FileAttachment(boot_sector_image(kind, self.folder / f"{uuid4().hex}.img"), DiskFormat.RAW)
 
+    @contextmanager
+    def port(self) -> Iterator[NicAttachment]:
+        path = self.folder / f"{uuid4().hex}.sock"
+        with bound(path) as listener:
+            listener.listen(16)
+            yield StreamAttachment(path)
+
+    def foreign_port(self) -> NicAttachment:
+        return FakeNicAttachment("net-1", (uuid4().hex, "lan"))
+
     def end_guest(self, uid: str) -> None:
         end_guests(self.folder / "state" / uid)
 
@@ -81,6 +115,18 @@ class QemuHost:
 
 
 HOSTS: dict[str, Callable[[Path], Host]] = {"fake": FakeHost, "qemu": QemuHost}
+
+
+@contextmanager
+def bound(path: Path) -> Iterator[socket.socket]:
+    """A socket of this path, however long that is: an address holds 107 bytes."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+            yield listener
+    finally:
+        os.close(folder)
 
 
 def machine(

@@ -37,8 +37,8 @@ def test_the_contract_is_kept_without_root(tmp_path: Path) -> None:
     # Not below tmp_path, whose parents are root's alone.
     with tempfile.TemporaryDirectory(prefix="virtplane-nobody-") as temporary:
         os.chown(temporary, NOBODY, NOBODY)
-        suite = "tests/drivers/hypervisor/test_contract.py"
-        pytest_argv = ["-B", "-m", "pytest", suite, "-q", "-p", "no:cacheprovider", f"--basetemp={temporary}/t"]
+        suites = [f"tests/drivers/hypervisor/{name}.py" for name in ("test_contract", "test_nics_contract")]
+        pytest_argv = ["-B", "-m", "pytest", *suites, "-q", "-p", "no:cacheprovider", f"--basetemp={temporary}/t"]
         shell = ["sh", "-c", SHOWN_TO_ALL, "sh", str(base), hidden_folder(base), str(tmp_path)]
         argv = ["unshare", "--mount", *shell, sys.executable, *pytest_argv]
         env = os.environ | {"HOME": temporary, "TMPDIR": temporary}

@@ -7,8 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from virtplane_api.vocabulary import ENDED_AS_ASKED, DisplayType, ExitReason, PowerState
-from virtplane_drivers.hypervisor.contract import Cpu, Desired, Effective, Exit, Owner
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import ENDED_AS_ASKED, DisplayType, ExitReason, InterfaceModel, PowerState
+from virtplane_drivers.attachment import FakeNicAttachment
+from virtplane_drivers.errors import Refused
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Effective, Exit, Nic, Owner
 
 MACHINE_TYPE = "fake-1"
 ACCELERATOR = "none"
@@ -24,7 +27,10 @@ class Machine:
     owner: Owner
     defined: Effective
     defined_restarted_at: str = ""
+    defined_nics: tuple[Nic, ...] = ()
     running: Effective | None = None
+    running_nics: tuple[Nic, ...] = ()
+    """Empty while nothing runs."""
     suspended: bool = False
     restarted_at: str | None = None
     restarts: int = 0
@@ -79,7 +85,15 @@ class World:
         fresh.replace(self._state_file)
 
     def define(self, desired: Desired) -> None:
-        """Make `desired` what the next start uses."""
+        """Make `desired` what the next start uses.
+
+        Raises:
+            Refused: a NIC of it cannot be joined here.
+        """
+        for nic in desired.nics:
+            if not isinstance(nic.attachment, FakeNicAttachment):
+                message = f"interface {nic.name}: a fake hypervisor joins fake networks only"
+                raise Refused(message, reason=Reason.NIC_NOT_ATTACHABLE)
         pinned, old = desired.pinned, self.machines.get(desired.uid)
         model = pinned.cpu_model or "fake" if desired.cpu.model == "Host" else desired.cpu.model
         machine_type = old.defined.machine_type if old is not None else pinned.machine_type
@@ -93,6 +107,7 @@ class World:
         if old is None:
             old = self.machines[desired.uid] = Machine(desired.namespace, desired.name, desired.owner, defined)
         old.owner, old.defined, old.defined_restarted_at = desired.owner, defined, desired.restarted_at
+        old.defined_nics = desired.nics
         self.save()
 
     def run(self, uid: str) -> None:
@@ -103,6 +118,7 @@ class World:
             self.save()
             return
         machine.running, machine.started_at = machine.defined, datetime.now(UTC)
+        machine.running_nics = machine.defined_nics
         machine.restarted_at = machine.defined_restarted_at
         machine.restarts += machine.ended_by_itself
         machine.ended_by_itself = False
@@ -116,6 +132,7 @@ class World:
         if machine is None or machine.running is None:
             return
         machine.running = machine.started_at = machine.shut_down_asked_at = None
+        machine.running_nics = ()
         machine.paused = machine.hangs = machine.suspended = machine.has_io_error = False
         machine.ended_by_itself = reason not in ENDED_AS_ASKED
         machine.last_exit = Exit(reason, datetime.now(UTC), message)
@@ -174,7 +191,9 @@ def _row(machine: Machine) -> dict[str, Any]:
         "cluster_id": machine.owner.cluster_id,
         "token": machine.owner.token,
         "defined": _effective_row(machine.defined),
+        "defined_nics": [_nic_row(nic) for nic in machine.defined_nics],
         "running": _effective_row(machine.running) if machine.running is not None else None,
+        "running_nics": [_nic_row(nic) for nic in machine.running_nics],
         "suspended": machine.suspended,
         "paused": machine.paused,
         "restarted_at": machine.restarted_at,
@@ -194,7 +213,9 @@ def _read(row: dict[str, Any]) -> Machine:
         name=row["name"],
         owner=Owner(row["cluster_id"], row["token"]),
         defined=_effective(row["defined"]),
+        defined_nics=tuple(_nic(nic) for nic in row.get("defined_nics", ())),
         running=_effective(row["running"]) if row["running"] else None,
+        running_nics=tuple(_nic(nic) for nic in row.get("running_nics", ())),
         suspended=row["suspended"],
         paused=row["paused"],
         restarted_at=row["restarted_at"],
@@ -214,3 +235,15 @@ def _effective(row: list[Any]) -> Effective:
     cores, model, memory_mib, machine_type, display = row
     display = DisplayType(display) if display else None
     return Effective(Cpu(cores, model), memory_mib, machine_type, ACCELERATOR, display)
+
+
+def _nic_row(nic: Nic) -> list[Any]:
+    joined = nic.attachment
+    assert isinstance(joined, FakeNicAttachment)  # noqa: S101  # `define` refused others
+    return [nic.name, nic.mac, [joined.network_uid, *joined.port], nic.mtu, nic.model, nic.queues, nic.boot_order]
+
+
+def _nic(row: list[Any]) -> Nic:
+    name, mac, (network_uid, machine_uid, interface), mtu, model, queues, boot_order = row
+    attachment = FakeNicAttachment(network_uid, (machine_uid, interface))
+    return Nic(name, mac, attachment, mtu, InterfaceModel(model), queues, boot_order)

@@ -1,19 +1,20 @@
 """QEMU's command line, as a pure function of a definition and of where the machine's files are.
 
 What the guest sees is stable: the machine type is pinned, every device has a root port of its own at an address that
-its number gives, and eight more root ports wait for devices to come. Values go in as JSON, where no comma or quote can
+its number gives, and eight more root ports wait for devices to come. A machine with NICs has all eight ports that it
+can have of them, in a slot behind all that disks can take. Values go in as JSON, where no comma or quote can
 start another option; the two places that take no JSON double their commas (QEMU's own rule).
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virtplane_api.vocabulary import DiskType, DisplayType
+from virtplane_api.vocabulary import DiskType, DisplayType, InterfaceModel
 from virtplane_drivers.hypervisor.contract import Owner
-from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.definition import MAX_NICS, Definition, NicDefinition
 from virtplane_drivers.hypervisor.qemu.grants import Grants
 
 QEMU = "qemu-system-x86_64"
@@ -21,6 +22,10 @@ SPARE_PORTS = 8
 MARKER = "virtplane"
 DISK_ID = "disk-"
 """Before a disk's name: its device's id."""
+NIC_ID = "nic-"
+"""Before a NIC's name: the id of what the guest sees of it."""
+_NETWORK_ID = "net-"
+"""Before a NIC's name: the id of the host's end of it."""
 
 _FIRST_PORT_SLOT = 2
 """On pcie.0: slot 0 is the host bridge, slot 1 a display's; 31 is q35's own chipset."""
@@ -28,6 +33,8 @@ _DISPLAY_ADDRESS = "0x1"
 _FUNCTIONS = 8
 _SERIAL_CONTROLLER_PORT = 0
 _FIRST_DISK_PORT = 1
+_FIRST_NIC_PORT = 40
+"""The first of slot 7; disks and spare ports end in slot 6."""
 _SERIAL_CHARS = 20
 
 _SERIAL_SET = 0
@@ -81,8 +88,12 @@ def argv_of(definition: Definition, run: Run) -> list[str]:
         argv += ["-device", json.dumps(device)]
     for node in _block_nodes(definition):
         argv += ["-blockdev", json.dumps(node)]
-    for device in _disk_devices(definition):
+    boot = _boot_indices(definition)
+    for device in _disk_devices(definition, boot):
         argv += ["-device", json.dumps(device)]
+    for nic, descriptors in zip(definition.nics, run.grants.nics, strict=True):
+        argv += ["-netdev", json.dumps(_network(nic, descriptors))]
+        argv += ["-device", json.dumps(_nic_device(nic, boot))]
     if run.is_waking:
         argv += ["-incoming", "defer"]
     return argv
@@ -108,8 +119,10 @@ def _granted_path(number: int) -> str:
 
 def _devices(definition: Definition) -> Iterator[dict[str, Any]]:
     used = [_FIRST_DISK_PORT + disk.port for disk in definition.disks if disk.type is DiskType.DISK]
-    ports = max([_SERIAL_CONTROLLER_PORT, *used]) + 1 + SPARE_PORTS
-    for port in range(ports):
+    ports = [*range(max([_SERIAL_CONTROLLER_PORT, *used]) + 1 + SPARE_PORTS)]
+    if definition.nics:
+        ports += range(_FIRST_NIC_PORT, _FIRST_NIC_PORT + MAX_NICS)
+    for port in ports:
         device: dict[str, Any] = {
             "driver": "pcie-root-port",
             # Not "port": the bus takes the id, and would collide with the property of that name.
@@ -154,10 +167,9 @@ def _block_nodes(definition: Definition) -> Iterator[dict[str, Any]]:
         }
 
 
-def _disk_devices(definition: Definition) -> Iterator[dict[str, Any]]:
-    boot = _boot_indices(definition.disks)
+def _disk_devices(definition: Definition, boot: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     for index, disk in enumerate(definition.disks):
-        device: dict[str, Any] = {"id": f"{DISK_ID}{disk.name}", "drive": f"disk{index}"}
+        device: dict[str, Any] = {"id": (name := f"{DISK_ID}{disk.name}"), "drive": f"disk{index}"}
         # A full disk holds the guest until there is room, instead of breaking its file system.
         device |= {"werror": "stop", "rerror": "stop"}
         if disk.type is DiskType.CDROM:
@@ -168,8 +180,8 @@ def _disk_devices(definition: Definition) -> Iterator[dict[str, Any]]:
                 "bus": f"rp{_FIRST_DISK_PORT + disk.port}",
                 "serial": _serial(disk.name),
             }
-        if disk.name in boot:
-            device["bootindex"] = boot[disk.name]
+        if name in boot:
+            device["bootindex"] = boot[name]
         yield device
 
 
@@ -181,10 +193,45 @@ def _serial(disk_name: str) -> str:
     return f"{disk_name[: _SERIAL_CHARS - 9]}-{digest}"
 
 
-def _boot_indices(disks: tuple[DiskDefinition, ...]) -> dict[str, int]:
-    """Those with a number, in its order; without any, the first of the list."""
-    numbered = sorted((disk for disk in disks if disk.boot_order is not None), key=lambda disk: disk.boot_order or 0)
-    return {disk.name: index + 1 for index, disk in enumerate(numbered or disks[:1])}
+def _network(nic: NicDefinition, descriptors: Sequence[int]) -> dict[str, Any]:
+    """The host's end of a NIC: descriptors of a tap, or of a connected socket."""
+    network: dict[str, Any] = {"id": f"{_NETWORK_ID}{nic.name}"}
+    numbers = ":".join(map(str, descriptors))
+    if nic.socket:
+        return network | {"type": "stream", "server": False, "addr": {"type": "fd", "str": numbers}}
+    # vhost would need rights of QEMU's own on /dev/vhost-net.
+    return network | {"type": "tap", "fds" if nic.queues > 1 else "fd": numbers, "vhost": False}
+
+
+def _nic_device(nic: NicDefinition, boot: Mapping[str, int]) -> dict[str, Any]:
+    """The guest's end of it."""
+    name = f"{NIC_ID}{nic.name}"
+    device: dict[str, Any] = {"id": name, "netdev": f"{_NETWORK_ID}{nic.name}", "mac": nic.mac}
+    # acpi-index: Linux calls it eno1, eno2 ...; a name by its bus would change with every disk that is added.
+    device |= {"bus": f"rp{_FIRST_NIC_PORT + nic.port}", "acpi-index": nic.port + 1}
+    if nic.model is InterfaceModel.E1000E:
+        device["driver"] = "e1000e"
+    else:
+        device |= {"driver": "virtio-net-pci", "host_mtu": nic.mtu}
+        if nic.queues > 1:
+            # An interrupt for each queue of each pair, one for changes, one for the control queue.
+            device |= {"mq": True, "vectors": 2 * nic.queues + 2}
+    if name in boot:
+        device["bootindex"] = boot[name]
+    else:
+        device["romfile"] = ""
+    return device
+
+
+def _boot_indices(definition: Definition) -> dict[str, int]:
+    """Disks and NICs with a number, in its order, by their devices' ids; then the first disk, if none has one."""
+    disks = [(disk.boot_order, f"{DISK_ID}{disk.name}") for disk in definition.disks]
+    nics = [(nic.boot_order, f"{NIC_ID}{nic.name}") for nic in definition.nics]
+    numbered = sorted([(order, name) for order, name in disks + nics if order is not None], key=lambda one: one[0])
+    booted = [name for _order, name in numbered]
+    if all(order is None for order, _name in disks):
+        booted += [name for _order, name in disks[:1]]
+    return {name: index + 1 for index, name in enumerate(booted)}
 
 
 def tcg_cache_mib(definition: Definition) -> int:

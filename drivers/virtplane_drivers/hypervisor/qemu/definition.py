@@ -1,14 +1,21 @@
 """What a QEMU machine is made of: all that its command line follows from, as it stands in the run record."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType
-from virtplane_drivers.attachment import FileAttachment
+from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType, InterfaceModel
+from virtplane_drivers.attachment import (
+    FakeNicAttachment,
+    FileAttachment,
+    NicAttachment,
+    StreamAttachment,
+    TapAttachment,
+)
 from virtplane_drivers.errors import Refused
-from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Effective
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Effective, Nic
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What may stand in an argument that takes no JSON: nothing that could begin another option."""
@@ -16,6 +23,13 @@ _HOST_MODELS = {"kvm": "host", "tcg": "max"}
 MAX_CDROMS = 6
 """Ports of q35's own AHCI controller."""
 MAX_DISKS = 24
+MAX_NICS = 8
+_PORTS: Mapping[type[NicAttachment], str] = {
+    TapAttachment: "a tap: that takes QEMU 7.2, and an agent with CAP_NET_ADMIN and CAP_SYS_ADMIN",
+    StreamAttachment: "a socket that takes frames: that takes QEMU 7.2",
+    FakeNicAttachment: "a port that exists in memory only",
+}
+"""In words, for those who cannot have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,36 @@ class DiskDefinition:
     boot_order: int | None
     port: int
     """Of a Disk: its root port. Of a CDROM: its AHCI port. Kept for as long as the disk is part of the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class NicDefinition:
+    """One network adapter, and the port that it is joined to: a tap's, or a program's that takes frames."""
+
+    name: str
+    mac: str
+    model: InterfaceModel
+    queues: int
+    boot_order: int | None
+    mtu: int
+    """What the guest is told."""
+    port: int
+    """Its root port among those of the NICs. Kept for as long as the NIC is part of the machine."""
+    namespace: str = ""
+    """Of a tap, as all down to `tap_mtu`. See `TapAttachment`."""
+    tap: str = ""
+    bridge: str = ""
+    alias: str = ""
+    tap_mtu: int = 0
+    socket: str = ""
+    """Of a program. See `StreamAttachment`."""
+
+    @property
+    def attachment(self) -> TapAttachment | StreamAttachment:
+        """As it was given."""
+        if self.socket:
+            return StreamAttachment(Path(self.socket))
+        return TapAttachment(Path(self.namespace), self.tap, self.bridge, self.tap_mtu, self.alias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +93,17 @@ class Definition:
     display: DisplayType | None = None
     guest_agent: bool = False
     """Whether it has the port that a guest agent speaks through: machines of before 0.2 wake without."""
+    nics: tuple[NicDefinition, ...] = ()
 
     @property
     def writable_disks(self) -> tuple[Path, ...]:
         """The images that the guest can write, in order."""
         return tuple(Path(disk.path) for disk in self.disks if disk.type is DiskType.DISK)
+
+    def joined_as(self, newest: "Definition | None") -> "Definition":
+        """The same machine, its NICs at the ports that `newest` knows: a reboot of the host makes all of them anew."""
+        known = {nic.name: nic for nic in newest.nics} if newest is not None else {}
+        return replace(self, nics=tuple(_moved(nic, known.get(nic.name, nic)) for nic in self.nics))
 
     @property
     def effective(self) -> Effective:
@@ -68,9 +118,16 @@ class Definition:
 
 
 def definition_of(
-    desired: Desired, *, previous: Definition | None, newest_machine_type: str, accelerator: str
+    desired: Desired,
+    *,
+    previous: Definition | None,
+    newest_machine_type: str,
+    accelerator: str,
+    joinable: frozenset[type[NicAttachment]],
 ) -> Definition:
-    """What `desired` means on this host. The machine type of the first definition stays; so do the disks' places.
+    """What `desired` means on this host. The machine type of the first definition stays; so do all places.
+
+    `joinable` is what NICs can be joined to here.
 
     Raises:
         Refused: QEMU cannot run such a machine; the message says which part.
@@ -94,6 +151,7 @@ def definition_of(
         restarted_at=desired.restarted_at,
         display=desired.display,
         guest_agent=True,
+        nics=_nics(desired.nics, previous.nics if previous is not None else (), joinable),
     )
 
 
@@ -120,3 +178,55 @@ def _disks(desired: tuple[Disk, ...], previous: tuple[DiskDefinition, ...]) -> t
             DiskDefinition(disk.name, str(attachment.path), attachment.format, disk.type, disk.boot_order, port)
         )
     return tuple(disks)
+
+
+def _nics(
+    desired: tuple[Nic, ...], previous: tuple[NicDefinition, ...], joinable: frozenset[type[NicAttachment]]
+) -> tuple[NicDefinition, ...]:
+    for nic in desired:
+        _refuse_impossible(nic, joinable)
+    if len(desired) > MAX_NICS:
+        raise Refused(f"interface {desired[MAX_NICS].name}: at most {MAX_NICS}", reason=Reason.TOO_MANY_NICS)
+    wanted = {nic.name for nic in desired}
+    ports = {nic.name: nic.port for nic in previous if nic.name in wanted}
+    free = iter(sorted(set(range(MAX_NICS)) - set(ports.values())))
+    return tuple(_nic(nic, ports[nic.name] if nic.name in ports else next(free)) for nic in desired)
+
+
+def _refuse_impossible(nic: Nic, joinable: frozenset[type[NicAttachment]]) -> None:
+    kind = type(nic.attachment)
+    if kind not in joinable:
+        message = f"interface {nic.name}: QEMU on this host cannot be joined to {_PORTS[kind]}"
+        raise Refused(message, reason=Reason.NIC_NOT_ATTACHABLE)
+    if nic.queues == 1:
+        return
+    if nic.model is not InterfaceModel.VIRTIO:
+        message = f"interface {nic.name}: model {nic.model} has one pair of queues; set queues to 1, or model virtio"
+        raise Refused(message, reason=Reason.NOT_SUPPORTED)
+    if kind is StreamAttachment:
+        message = f"interface {nic.name}: its network takes frames in one pair of queues; set queues to 1"
+        raise Refused(message, reason=Reason.NOT_SUPPORTED)
+
+
+def _nic(nic: Nic, port: int) -> NicDefinition:
+    made = NicDefinition(nic.name, nic.mac, nic.model, nic.queues, nic.boot_order, nic.mtu, port)
+    match nic.attachment:
+        case TapAttachment() as tap:
+            namespace = str(tap.namespace)
+            return replace(made, namespace=namespace, tap=tap.name, bridge=tap.bridge, alias=tap.alias, tap_mtu=tap.mtu)
+        case StreamAttachment() as stream:
+            return replace(made, socket=str(stream.socket))
+        case FakeNicAttachment():
+            raise AssertionError("not joinable on any host")
+
+
+def _moved(nic: NicDefinition, newest: NicDefinition) -> NicDefinition:
+    return replace(
+        nic,
+        namespace=newest.namespace,
+        tap=newest.tap,
+        bridge=newest.bridge,
+        alias=newest.alias,
+        tap_mtu=newest.tap_mtu,
+        socket=newest.socket,
+    )

@@ -137,6 +137,7 @@ class QemuDriver(HypervisorDriver):
             memory_mib=total_mib,
             allocatable_memory_mib=total_mib - host.kept_for_host_mib(total_mib),
             attachments=frozenset({FileAttachment}),
+            nic_attachments=looked.nic_attachments,
             capabilities=frozenset(capabilities),
             missing=missing,
         )
@@ -159,6 +160,7 @@ class QemuDriver(HypervisorDriver):
             previous=previous,
             newest_machine_type=self._looked.newest_machine_type,
             accelerator=self._looked.accelerator,
+            joinable=self._looked.nic_attachments,
         )
         if machine is None:
             fresh = Record(desired.uid, desired.namespace, desired.name, desired.owner, definition=definition)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
+from virtplane_drivers.attachment import NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hypervisor.qemu.argv import QEMU
 
 _PROBE_TIMEOUT_S = 5.0
 _MIB = 1 << 20
 _KVM = Path("/dev/kvm")
+_TUN = Path("/dev/net/tun")
+_NET_ADMIN_SYS_ADMIN = 1 << 12 | 1 << 21
 
 _PROBE_PORT = 0xF4
 _PROBE_SECTOR = bytes.fromhex("b010e6f4f4").ljust(510, b"\0") + b"\x55\xaa"
@@ -30,12 +33,23 @@ class Host:
     newest_machine_type: str
     accelerator: str
     no_acceleration_because: str = ""
+    has_taps: bool = False
+    """Whether this process may make taps, in network namespaces that are not its own."""
 
     @property
     def no_screenshots_because(self) -> str:
         """Empty where QEMU draws PNG files (QAPI ui.json, ImageFormat: since 7.1)."""
-        numbers = [int(number) for number in re.findall(r"\d+", self.version)[:2]]
-        return "" if numbers >= [7, 1] else f"QEMU {self.version} draws no PNG files: 7.1 or a newer one does"
+        return "" if self._is_at_least(7, 1) else f"QEMU {self.version} draws no PNG files: 7.1 or a newer one does"
+
+    @property
+    def nic_attachments(self) -> frozenset[type[NicAttachment]]:
+        """What NICs can be joined to here: QEMU takes `-netdev` as JSON, and has `stream`, since 7.2."""
+        if not self._is_at_least(7, 2):
+            return frozenset()
+        return frozenset({StreamAttachment, TapAttachment} if self.has_taps else {StreamAttachment})
+
+    def _is_at_least(self, *version: int) -> bool:
+        return tuple(int(number) for number in re.findall(r"\d+", self.version)[:2]) >= version
 
 
 async def look(accelerator: str) -> Host:
@@ -50,8 +64,8 @@ async def look(accelerator: str) -> Host:
     if accelerator == "kvm" and why_not:
         raise Unavailable(why_not, reason=Reason.NO_HARDWARE_ACCELERATION)
     if accelerator == "tcg":
-        return Host(version, machine_type, "tcg", "the agent was told to use emulation (--qemu-accelerator tcg)")
-    return Host(version, machine_type, "tcg" if why_not else "kvm", why_not)
+        why_not = "the agent was told to use emulation (--qemu-accelerator tcg)"
+    return Host(version, machine_type, "tcg" if why_not else "kvm", why_not, _has_taps())
 
 
 def memory_mib() -> int:
@@ -62,6 +76,13 @@ def memory_mib() -> int:
 def kept_for_host_mib(total_mib: int) -> int:
     """What guests do not get: a tenth, at least 512 MiB, at most 8 GiB."""
     return min(8192, max(512, total_mib // 10))
+
+
+def _has_taps() -> bool:
+    """Whether there are taps, and this process has CAP_NET_ADMIN and CAP_SYS_ADMIN (capabilities(7), setns(2))."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    return effective & _NET_ADMIN_SYS_ADMIN == _NET_ADMIN_SYS_ADMIN and _TUN.exists()
 
 
 async def _why_no_kvm() -> str:

@@ -199,7 +199,8 @@ class Machine(ReachableMachine):
         await self._conclude_if_dead()
         record = self.record
         if record.intent is Intent.SUSPENDED:
-            await self._start_process(Intent.WAKING)
+            assert record.running is not None  # noqa: S101  # whose memory it is
+            await self._start_process(Intent.WAKING, running=record.running.joined_as(record.definition))
         elif record.definition is None:
             raise Refused(f"machine {record.uid} is not defined", reason=Reason.NOT_DEFINED)
         else:

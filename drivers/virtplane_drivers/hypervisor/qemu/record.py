@@ -21,20 +21,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType, ExitReason
+from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType, ExitReason, InterfaceModel
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Exit, Owner
-from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition
 from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 3
-"""3 (0.1.0): the definition's `display`, `guest_agent`. 2: `ended_by_itself`, `restarts`, `memory`, `user`, the
-definition's `restarted_at`. Both are read as well as 1."""
-_READABLE = frozenset({1, 2, FORMAT})
+FORMAT = 4
+"""4: the definition's `nics`. 3 (0.1.0): its `display`, `guest_agent`. 2: `ended_by_itself`, `restarts`, `memory`,
+`user`, the definition's `restarted_at`. All are read as well as 1."""
+_READABLE = frozenset({1, 2, 3, FORMAT})
 _FILE = "record.json"
 _MAX_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit Linux."""
@@ -214,8 +214,10 @@ def _definition(values: dict[str, Any] | None) -> Definition | None:
         DiskDefinition(**{**disk, "format": DiskFormat(disk["format"]), "type": DiskType(disk["type"])})
         for disk in values["disks"]
     )
+    # Absent in formats 1 to 3.
+    nics = tuple(NicDefinition(**{**nic, "model": InterfaceModel(nic["model"])}) for nic in values.get("nics", ()))
     display = values.get("display")
-    return Definition(**{**values, "disks": disks, "display": DisplayType(display) if display else None})
+    return Definition(**{**values, "disks": disks, "display": DisplayType(display) if display else None, "nics": nics})
 
 
 def _time(text: str | None) -> datetime | None:

@@ -1,11 +1,12 @@
 """Machines as an agent describes them to the QEMU driver, and their definitions."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 from virtplane_api.vocabulary import DiskFormat, DiskType
-from virtplane_drivers.attachment import FileAttachment
-from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Owner
+from virtplane_drivers.attachment import FileAttachment, NicAttachment, StreamAttachment, TapAttachment
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Nic, Owner
 from virtplane_drivers.hypervisor.qemu.argv import Run, argv_of
 from virtplane_drivers.hypervisor.qemu.definition import Definition, definition_of
 from virtplane_drivers.hypervisor.qemu.grants import GrantedFile, Grants
@@ -22,6 +23,13 @@ def disk(name: str, *, path: str = "", boot_order: int | None = None) -> Disk:
 def cdrom(name: str, *, boot_order: int | None = None) -> Disk:
     """A raw image."""
     return Disk(name, FileAttachment(Path(f"/srv/{name}.iso"), DiskFormat.RAW), DiskType.CDROM, boot_order)
+
+
+def nic(name: str, *, socket: str = "", number: int = 1, **changes: Any) -> Nic:
+    """Joined to a tap in a router's namespace, or to a program's socket."""
+    tap = TapAttachment(Path("/run/virtplane/netns/net-1"), f"t-{name}", "br0", 1450, f"virtplane/vm-1/{name}")
+    attachment = StreamAttachment(Path(socket)) if socket else tap
+    return Nic(name, f"52:54:00:00:00:{number:02x}", attachment, **{"mtu": 1450} | changes)
 
 
 def desired(*disks: Disk, **changes: Any) -> Desired:
@@ -44,11 +52,14 @@ def definition(
     previous: Definition | None = None,
     accelerator: str = "tcg",
     newest: str = "pc-q35-7.2",
+    joinable: frozenset[type[NicAttachment]] = frozenset({TapAttachment, StreamAttachment}),
     **changes: Any,
 ) -> Definition:
     """What `desired` means on a host of this accelerator and newest machine type."""
     machine = desired(*disks, **changes)
-    return definition_of(machine, previous=previous, newest_machine_type=newest, accelerator=accelerator)
+    return definition_of(
+        machine, previous=previous, newest_machine_type=newest, accelerator=accelerator, joinable=joinable
+    )
 
 
 def run(
@@ -60,9 +71,11 @@ def run(
     state_id: str = "0123456789ab",
     serial_log: str = "/var/lib/virtplane/qemu/vm-1/serial.log",
 ) -> Run:
-    """One run of the machine: its log is open under the number 10, its disks from 20 on."""
+    """One run of the machine: its log is open under the number 10, its disks from 20 on, its NICs from 60 on."""
     disks = tuple(GrantedFile(20 + index, Path(one.path)) for index, one in enumerate(machine.disks))
-    grants = Grants(disks, GrantedFile(10, Path(serial_log)), locks=())
+    numbers = itertools.count(60)
+    nics = tuple(tuple(itertools.islice(numbers, one.queues)) for one in machine.nics)
+    grants = Grants(disks, GrantedFile(10, Path(serial_log)), locks=(), nics=nics)
     return Run(uid, incarnation, owner, state_id, monitor_fd=9, guest_agent_fd=8, grants=grants)
 
 

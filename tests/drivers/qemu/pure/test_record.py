@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.drivers.qemu.pure.machines import OWNER, SMBIOS_UUID, cdrom, definition, disk
-from virtplane_api.vocabulary import DisplayType, ExitReason
+from tests.drivers.qemu.pure.machines import OWNER, SMBIOS_UUID, cdrom, definition, disk, nic
+from virtplane_api.vocabulary import DisplayType, ExitReason, InterfaceModel
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Exit, Owner
-from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
+from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition
 from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 from virtplane_drivers.hypervisor.qemu.record import FORMAT, Intent, Record, Records, TornRecord
 
@@ -37,7 +37,15 @@ FULL = Record(
     name="web",
     owner=OWNER,
     intent=Intent.RUNNING,
-    definition=definition(disk("root"), cdrom("tools", boot_order=1), display=DisplayType.VGA),
+    definition=definition(
+        disk("root"),
+        cdrom("tools", boot_order=1),
+        display=DisplayType.VGA,
+        nics=(
+            nic("lan", queues=2, boot_order=3),
+            nic("user", socket="/run/passt", number=2, model=InterfaceModel.E1000E),
+        ),
+    ),
     running=definition(disk("root")),
     incarnation="1a2b3c4d",
     process=ProcessIdentity("11111111-2222-3333-4444-555555555555", 4711, 123456),
@@ -45,6 +53,7 @@ FULL = Record(
     shut_down_asked_at=datetime(2026, 11, 24, 11, tzinfo=UTC),
     last_exit=Exit(ExitReason.GUEST_SHUTDOWN, datetime(2026, 11, 23, 10, tzinfo=UTC), "shut down"),
 )
+WITHOUT_NICS = replace(FULL, definition=definition(disk("root"), cdrom("tools", boot_order=1), display=DisplayType.VGA))
 OLD = replace(
     FULL,
     definition=replace(definition(disk("root"), cdrom("tools", boot_order=1)), guest_agent=False),
@@ -87,6 +96,17 @@ FORMAT_3: dict[str, Any] = FORMAT_2 | {
     "definition": FORMAT_2["definition"] | {"display": "VGA", "guest_agent": True},
     "running": FORMAT_2["running"] | {"display": None, "guest_agent": True},
 }
+"""Of `WITHOUT_NICS`, as it was written before machines had NICs."""
+LAN_4 = {"name": "lan", "mac": "52:54:00:00:00:01", "model": "virtio", "queues": 2, "boot_order": 3, "mtu": 1450}
+LAN_4 |= {"port": 0, "namespace": "/run/virtplane/netns/net-1", "tap": "t-lan", "bridge": "br0"}
+LAN_4 |= {"alias": "virtplane/vm-1/lan", "tap_mtu": 1450, "socket": ""}
+USER_4 = {"name": "user", "mac": "52:54:00:00:00:02", "model": "e1000e", "queues": 1, "boot_order": None, "mtu": 1450}
+USER_4 |= {"port": 1, "namespace": "", "tap": "", "bridge": "", "alias": "", "tap_mtu": 0, "socket": "/run/passt"}
+FORMAT_4: dict[str, Any] = FORMAT_3 | {
+    "format": 4,
+    "definition": FORMAT_3["definition"] | {"nics": [LAN_4, USER_4]},
+    "running": FORMAT_3["running"] | {"nics": []},
+}
 """Of `FULL`, as it is written now."""
 
 TIMES = st.datetimes(timezones=st.just(UTC))
@@ -96,7 +116,12 @@ RECORDS = st.builds(
     namespace=st.text(),
     name=st.text(),
     owner=st.builds(Owner),
-    definition=st.none() | st.builds(Definition, disks=st.lists(st.builds(DiskDefinition), max_size=3).map(tuple)),
+    definition=st.none()
+    | st.builds(
+        Definition,
+        disks=st.lists(st.builds(DiskDefinition), max_size=3).map(tuple),
+        nics=st.lists(st.builds(NicDefinition), max_size=3).map(tuple),
+    ),
     running=st.none() | st.builds(Definition, disks=st.just(())),
     process=st.none() | st.builds(ProcessIdentity, pid=st.integers(1, (1 << 22) - 1)),
     started_at=st.none() | TIMES,
@@ -219,17 +244,21 @@ def test_a_folder_in_the_place_of_a_record_is_moved_aside(records: Records) -> N
     assert (file_of(records).with_name("record.torn") / "file").read_text() == "somebody's"
 
 
-@pytest.mark.parametrize("written", [FORMAT_1, FORMAT_2], ids=["1", "2"])
-def test_a_record_of_an_earlier_format_is_read(records: Records, written: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [(FORMAT_1, OLD), (FORMAT_2, OLD), (FORMAT_3, WITHOUT_NICS), (FORMAT_4, FULL)],
+    ids=["1", "2", "3", "4"],
+)
+def test_a_record_of_an_earlier_format_is_read(records: Records, written: dict[str, Any], expected: Record) -> None:
     """An agent that is upgraded finds what the one before it wrote; the guests must not notice."""
     records.machine_folder("vm-1").mkdir()
     file_of(records).write_text(json.dumps(written))
-    assert records.read("vm-1") == OLD
+    assert records.read("vm-1") == expected
 
 
 def test_the_present_format_is_as_it_was_last_kept(records: Records) -> None:
     """A change of what is written needs another number, or the version before would misread it."""
-    assert as_json(FULL, records) == FORMAT_3
+    assert as_json(FULL, records) == FORMAT_4
 
 
 @pytest.mark.parametrize("version", [0, str(FORMAT), None])

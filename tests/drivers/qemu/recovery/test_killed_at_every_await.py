@@ -1,21 +1,25 @@
 """The agent's process is killed at each point where it can stand still, and the next one finds what it must find.
 
 After every kill: at most one process runs the machine. After the next driver has finished the verb: the state that was
-asked for, no second boot where there must be none, and after a destroy nothing at all.
+asked for, no second boot where there must be none, and after a destroy nothing at all. A tap is there if a process is.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.guest_processes import guest_processes
 from tests.cluster.guests.boot_sector import GREETING, BootSectorKind
+from tests.cluster.waiting import eventually
 from tests.drivers.hypervisor.hosts import QemuHost
+from tests.drivers.qemu.machines.lan import Lan, new_lan
 from tests.drivers.qemu.machines.starting import defined
 from tests.drivers.qemu.recovery.killed import VERBS
 from virtplane_api.vocabulary import PowerState
@@ -48,18 +52,29 @@ CASES = (
 )
 
 
+@pytest.fixture
+def lan(tmp_path: Path) -> Iterator[Lan | None]:
+    """What the machine's adapter is joined to; only root makes networks."""
+    with new_lan(tmp_path / "lan") if os.geteuid() == 0 else contextlib.nullcontext() as one:
+        yield one
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.verb} from {case.before}")
-async def test_the_next_driver_finds_one_machine_and_finishes(host: QemuHost, case: Case) -> None:
+async def test_the_next_driver_finds_one_machine_and_finishes(host: QemuHost, lan: Lan | None, case: Case) -> None:
     desired = defined(host, BootSectorKind.OBEDIENT)
+    if lan is not None:
+        desired = replace(desired, nics=(lan.nic(),))
     fatal, points = 1, 0
     while True:
         boots = await _brought_to(host, desired, case.before)
         status = await _killed(host, case.verb, desired.uid, fatal)
         assert len(guest_processes(host.folder)) <= 1
+        _taps_are_held(host, lan)
         async with host.open() as driver:
             await _finished(driver, desired, case)
             assert len(guest_processes(host.folder)) == (case.after is PowerState.RUNNING)
+            _taps_are_held(host, lan)
             if case.after is PowerState.RUNNING:
                 await _booted(driver, desired, boots + case.boots)
         if case.after is None:
@@ -72,6 +87,12 @@ async def test_the_next_driver_finds_one_machine_and_finishes(host: QemuHost, ca
     async with host.open() as driver:
         await driver.destroy(desired.uid)
     assert _left(host, desired) == []
+
+
+def _taps_are_held(host: QemuHost, lan: Lan | None) -> None:
+    """Soon: what was killed may have been about to execute a shell."""
+    if lan is not None:
+        eventually(lambda: len(lan.taps()) == len(guest_processes(host.folder)), interval_s=0.01)
 
 
 async def _killed(host: QemuHost, verb: str, uid: str, fatal: int) -> int:
