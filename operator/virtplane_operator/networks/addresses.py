@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any, Literal
 
-from virtplane_api.models.virtual_network import NO_GATEWAY
+from virtplane_api.subnets import gateway_of
 
 Version = Literal[4, 6]
 VERSIONS: tuple[Version, ...] = (4, 6)
@@ -125,8 +125,8 @@ def subnet_of(spec: Mapping[str, Any]) -> Subnet:
     first = int(cidr.network_address) + 1
     version: Version = 4 if cidr.version == 4 else 6
     last = int(cidr.broadcast_address) - (1 if version == 4 else 0)
-    wanted = spec.get("gateway")
-    gateway = None if wanted == NO_GATEWAY else first if wanted is None else number_of(wanted)[1]
+    router = gateway_of(spec)
+    gateway = int(router) if router is not None else None
     excluded = tuple(
         Span(number_of(one["start"])[1], number_of(one["end"])[1]) for one in spec.get("excludedRanges") or ()
     )
