@@ -210,6 +210,30 @@ def test_of_two_routed_networks_the_younger_waits_for_the_older_to_go(cluster: C
     cluster.wait_reason("vpnet", "lan", "NetworkNotReady")
 
 
+def test_of_two_machines_that_two_operators_gave_one_address_the_younger_is_told(cluster: Cluster) -> None:
+    cluster.apply(cluster.network(), cluster.vm("web", LAN | {"ipAddresses": ["10.20.0.9"]}))
+    placement = cluster.wait_placed("web")["status"]["placement"]
+    # By a host that is not there it stays without a place, until another operator than ours has placed it.
+    cluster.apply(cluster.vm("db", LAN, scheduling={"hypervisorName": "nowhere"}))
+    cluster.wait_reason("vpvm", "db", "NoHypervisorFits")
+    mac = {"macAddress": "52:54:00:00:00:0d"}
+    given = placement | {"interfaces": [placement["interfaces"][0] | mac]}
+    patch = json.dumps({"status": {"placement": given}})
+    cluster.kubectl("patch", "vpvm", "db", "-n", cluster.namespace, "--subresource=status", "--type=merge", "-p", patch)
+
+    def placed() -> Object:
+        conditions = cluster.get("vpvm", "db")["status"]["conditions"]
+        return next(one for one in conditions if one["type"] == "Placed")
+
+    eventually(lambda: placed()["reason"] == "AddressInUse")
+    told = f"10.20.0.9 is held by VirtualMachine {cluster.namespace}/web as well"
+    assert placed()["status"] == "True"
+    assert told in placed()["message"]
+    assert not any(one["reason"] == "AddressInUse" for one in cluster.get("vpvm", "web")["status"]["conditions"])
+    cluster.end_machine("web")
+    eventually(lambda: placed()["reason"] == "Placed")
+
+
 @pytest.mark.parametrize("machines", [60])
 def test_many_machines_at_once_are_a_few_writes_of_their_network_and_none_at_rest(
     cluster: Cluster, machines: int
@@ -243,5 +267,5 @@ def settled(cluster: Cluster, figure: Callable[[], int]) -> None:
         times.add(renewed())
         return len(times) == 3
 
-    eventually(twice, 30)
+    eventually(twice, 40)
     assert figure() == before
