@@ -278,7 +278,7 @@ def _machine_of(machine: Object, placement: Mapping[str, Any]) -> _Machine:
     placed = bool(placement.get("hypervisor"))
     return _Machine(
         holder=Holder(uid_of(machine), key_of(machine)),
-        agent=placement.get("agentName", "") if placed else "",
+        agent=placement.get("agentName", ""),
         hypervisor=placement.get("hypervisor", ""),
         interfaces=placement.get("interfaces") or [],
         ports=tuple(port for _index, port in ports_of(machine)) if placed else (),
