@@ -11,6 +11,9 @@ from virtplane_api.kube.resources import VIRTUAL_MACHINES, Object, uid_of
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.world import Store
 
+_NOW = "9999"
+"""Later than every time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contested:
@@ -33,5 +36,7 @@ def contested(store: Store, claims: Claims, machine: Object) -> Contested | None
 
 def _age(machine: Object) -> tuple[str, str, str]:
     """Orders placements by the second in which they were made, and then in a way that every pass agrees on."""
-    placed = find(machine, "Placed") or {}
-    return str(placed.get("lastTransitionTime", "")), str(machine["metadata"]["creationTimestamp"]), uid_of(machine)
+    placed = find(machine, "Placed")
+    # Not said yet: it was placed in this moment.
+    since = placed["lastTransitionTime"] if placed is not None and placed["status"] == "True" else _NOW
+    return str(since), str(machine["metadata"]["creationTimestamp"]), uid_of(machine)

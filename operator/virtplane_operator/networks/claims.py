@@ -207,6 +207,7 @@ class Claims:
 
     def _add(self, machine: _Machine) -> None:
         holder = machine.holder
+        alone = (holder,)
         for interface in machine.interfaces:
             network = self._networks.get(interface["networkUID"])
             if network is None:
@@ -217,12 +218,12 @@ class Claims:
             network.machines[holder] += 1
             if machine.hypervisor:
                 network.hypervisors[machine.hypervisor] += 1
-            self._hold(network.macs, interface["macAddress"], holder)
+            self._hold(network.macs, interface["macAddress"], alone)
             for text in interface.get("ipAddresses") or ():
                 version, number = number_of(text)
-                self._hold(network.addresses[version], number, holder)
+                self._hold(network.addresses[version], number, alone)
         for port in machine.ports:
-            self._hold(self._ports.setdefault(machine.agent, {}), port, holder)
+            self._hold(self._ports.setdefault(machine.agent, {}), port, alone)
 
     def _drop(self, machine: _Machine) -> None:
         holder = machine.holder
@@ -243,12 +244,13 @@ class Claims:
         for port in machine.ports:
             self._let_go(self._ports[machine.agent], port, holder)
 
-    def _hold(self, held: dict[Any, Holders], what: Any, holder: Holder) -> None:
+    def _hold(self, held: dict[Any, Holders], what: Any, alone: Holders) -> None:
+        """`alone` is the holder by itself: thousands of claims share a few such tuples."""
         holders = held.get(what)
         if holders is None:
-            held[what] = (holder,)
+            held[what] = alone
             return
-        held[what] = (*holders, holder)
+        held[what] = (*holders, *alone)
         self._tell(held[what])
 
     def _let_go(self, held: dict[Any, Holders], what: Any, holder: Holder) -> None:
@@ -276,7 +278,7 @@ def _machine_of(machine: Object, placement: Mapping[str, Any]) -> _Machine:
     placed = bool(placement.get("hypervisor"))
     return _Machine(
         holder=Holder(uid_of(machine), key_of(machine)),
-        agent=placement.get("agentName", "") if placed else "",
+        agent=placement.get("agentName", ""),
         hypervisor=placement.get("hypervisor", ""),
         interfaces=placement.get("interfaces") or [],
         ports=tuple(port for _index, port in ports_of(machine)) if placed else (),

@@ -40,6 +40,15 @@ def test_of_the_same_second_exactly_one_is_told() -> None:
     assert len(told(holder("web", 1, "52:54:00:00:00:01", "10.20.0.9"), holder("db", 1, "52:54:00:00:00:01"))) == 1
 
 
+def test_a_placement_of_which_nothing_is_said_yet_is_the_youngest() -> None:
+    older = holder("web", 1, "52:54:00:00:00:01")
+    older["metadata"]["creationTimestamp"] = "2026-11-24T10:00:00Z"
+    new = holder("db", 0, "52:54:00:00:00:01")
+    for conditions_now in ([], [condition("Placed", "False", "NetworkNotFound")]):
+        new["status"]["conditions"] = conditions_now
+        assert set(told(older, new)) == {"db"}
+
+
 def test_who_holds_something_alone_is_told_nothing() -> None:
     assert told(holder("web", 1, "52:54:00:00:00:01", "10.20.0.8"), holder("db", 2, "52:54:00:00:00:02")) == {}
 

@@ -33,6 +33,11 @@ SMALL = [
     ("the smallest", subnet("10.0.0.0/30"), "2"),
     ("excluded", subnet("10.0.0.0/29", "", "10.0.0.3-10.0.0.4"), "2 5 6"),
     ("excluded twice, and over the edges", subnet("10.0.0.0/29", "", "10.0.0.4-10.0.0.7", "10.0.0.3-10.0.0.5"), "2"),
+    (
+        "excluded ranges that share an address",
+        subnet("10.0.0.0/29", "", "10.0.0.3-10.0.0.4", "10.0.0.4-10.0.0.5"),
+        "2 6",
+    ),
     ("excluded beside the gateway", subnet("10.0.0.0/29", "10.0.0.3", "10.0.0.4-10.0.0.5"), "1 2 6"),
     ("the gateway within what is excluded", subnet("10.0.0.0/29", "10.0.0.3", "10.0.0.2-10.0.0.5"), "1 6"),
     ("all excluded", subnet("10.0.0.0/29", "None", "10.0.0.0-10.0.0.7"), ""),

@@ -131,6 +131,7 @@ def test_what_is_left_is_counted_exactly_and_follows_every_change(kept: Kept) ->
         assert kept.claims.left("lan-uid", LAN) == 6 - index
     assert kept.claims.is_exhausted("lan-uid", LAN)
     kept.store.remove(VIRTUAL_MACHINES, last)
+    assert kept.claims.left("lan-uid", LAN) == 1
     assert not kept.claims.is_exhausted("lan-uid", LAN)
     assert kept.claims.is_exhausted("lan-uid", LAN, 1)
 
