@@ -47,7 +47,11 @@ def _own_groups(pid: int) -> list[Path]:
 
 def groups_named(name: str) -> list[Path]:
     """The cgroups, one in each hierarchy, that an agent makes for the machine of that UID."""
-    return list(Path("/sys/fs/cgroup").glob(f"**/virtplane/{name}"))
+    # No glob: it fails when somebody else's group goes in this moment.
+    parents = (
+        Path(folder) for folder, _folders, _files in os.walk("/sys/fs/cgroup") if Path(folder).name == "virtplane"
+    )
+    return [parent / name for parent in parents if (parent / name).exists()]
 
 
 def remove_groups(groups: list[Path]) -> None:

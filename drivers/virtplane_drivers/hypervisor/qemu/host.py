@@ -65,7 +65,7 @@ async def look(accelerator: str) -> Host:
         raise Unavailable(why_not, reason=Reason.NO_HARDWARE_ACCELERATION)
     if accelerator == "tcg":
         why_not = "the agent was told to use emulation (--qemu-accelerator tcg)"
-    return Host(version, machine_type, "tcg" if why_not else "kvm", why_not, _has_taps())
+    return Host(version, machine_type, "tcg" if why_not else "kvm", why_not, may_make_taps())
 
 
 def memory_mib() -> int:
@@ -78,7 +78,7 @@ def kept_for_host_mib(total_mib: int) -> int:
     return min(8192, max(512, total_mib // 10))
 
 
-def _has_taps() -> bool:
+def may_make_taps() -> bool:
     """Whether there are taps, and this process has CAP_NET_ADMIN and CAP_SYS_ADMIN (capabilities(7), setns(2))."""
     lines = Path("/proc/self/status").read_text().splitlines()
     effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))

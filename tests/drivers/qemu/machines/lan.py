@@ -1,5 +1,6 @@
 """A network for real machines: a namespace with a bridge, and on it whoever listens and answers."""
 
+import json
 import os
 import shutil
 import socket
@@ -37,6 +38,13 @@ class Lan:
         """Names of all taps, whoever holds them."""
         links = self.namespace.links().values()
         return {str(link["ifname"]) for link in links if link.get("linkinfo", {}).get("info_kind") == "tun"}
+
+    def port_of(self, mac: str) -> str:
+        """Where the bridge has heard that address."""
+        entries = json.loads(self.namespace.run("bridge", "-json", "fdb", "show", "br", "br0"))
+        return next(
+            str(entry["ifname"]) for entry in entries if entry["mac"] == mac and entry.get("state") != "permanent"
+        )
 
     def listener(self) -> socket.socket:
         """Hears every frame that passes its bridge."""

@@ -85,6 +85,7 @@ async def test_a_guest_boots_from_its_network(
         await driver.start(desired.uid)
         asking = await heard(listener, asks_for_address)
         await greeted(driver, desired.uid)
+        assert lan.port_of(booted.mac) == tap_of(booted)
     assert (asking[0:6].hex(), asking[6:12].hex(":")) == ("ff" * 6, booted.mac)
     log = (tmp_path / "server" / "log").read_text()
     assert (booted.mac in log, desired.nics[0].mac in log) == (True, False)

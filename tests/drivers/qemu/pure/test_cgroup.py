@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.drivers.qemu.pure.machines import definition, disk
+from tests.drivers.qemu.pure.machines import definition, disk, nic
 from virtplane_api.vocabulary import DisplayType
 from virtplane_drivers.hypervisor.contract import Cpu
 from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, Hierarchy, Limits, find_hierarchies, limits_of
@@ -204,6 +205,11 @@ def test_limits_are_written_as_each_hierarchy_takes_them(hierarchy: Hierarchy, f
 def test_a_display_takes_its_own_memory_besides() -> None:
     without, having = (limits_of(definition(display=display)).memory_mib for display in (None, DisplayType.VGA))
     assert having == without + 16
+
+
+def test_adapters_take_room_for_frames_and_more_with_more_queues() -> None:
+    without, having = (limits_of(definition(nics=nics)) for nics in ((), (nic("lan"), nic("fast", queues=16))))
+    assert having == replace(without, memory_mib=without.memory_mib + 2 * 8 + 1 + 16)
 
 
 def test_a_machine_of_very_many_cores_has_the_greatest_weight_that_the_kernel_takes() -> None:

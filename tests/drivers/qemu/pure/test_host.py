@@ -1,11 +1,15 @@
 """What is found out about this host's own QEMU."""
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from virtplane_drivers.attachment import NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hypervisor.qemu import host
 from virtplane_drivers.hypervisor.qemu.argv import QEMU
@@ -111,3 +115,34 @@ def test_png_files_are_drawn_from_qemu_7_1_on(version: str, draws: bool) -> None
     why_not = host.Host(version, "pc-q35-7.2", "tcg").no_screenshots_because
     assert (why_not == "") is draws
     assert version in why_not or draws
+
+
+@pytest.mark.parametrize(
+    ("version", "has_taps", "expected"),
+    [
+        ("7.2.22", True, {StreamAttachment, TapAttachment}),
+        ("10.0.2", True, {StreamAttachment, TapAttachment}),
+        ("7.2.22", False, {StreamAttachment}),
+        ("7.1.0", True, set()),
+        ("6.2.0", True, set()),
+        ("", True, set()),
+    ],
+)
+def test_networks_are_joined_from_qemu_7_2_on_and_taps_by_those_who_may_make_them(
+    version: str,
+    has_taps: bool,  # noqa: FBT001
+    expected: set[type[NicAttachment]],
+) -> None:
+    assert host.Host(version, "pc-q35-7.2", "tcg", has_taps=has_taps).nic_attachments == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to lose")
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [("+all", "True"), ("-net_admin", "False"), ("-sys_admin", "False")], ids=str
+)
+def test_root_without_a_capability_that_a_tap_takes_knows_it(bounds: str, expected: str) -> None:
+    """As in a container. The user stays root, and /dev/net/tun opens for it."""
+    program = "from virtplane_drivers.hypervisor.qemu import host; print(host.may_make_taps())"
+    argv = ["setpriv", f"--bounding-set={bounds}", sys.executable, "-c", program]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    assert subprocess.run(argv, capture_output=True, text=True, check=True, env=env).stdout.strip() == expected
