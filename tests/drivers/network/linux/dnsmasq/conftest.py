@@ -16,10 +16,7 @@ from tests.drivers.network.linux.host import Host
 
 CLEANER = """
 cat
-for process in /proc/[0-9]*; do
-    pid=${process#/proc/}
-    [ "$pid" = $$ ] || ! tr '\\0' '\\n' <"$process/cmdline" | grep -qF -- "=$0/" || kill -9 "$pid"
-done 2>/dev/null
+grep -saFl -- "=$0/" /proc/[0-9]*/cmdline | cut -d/ -f3 | xargs -r kill -9 2>/dev/null
 for group in /sys/fs/cgroup/virtplane/network-"$1"* /sys/fs/cgroup/*/virtplane/network-"$1"*; do
     until [ ! -d "$group" ] || rmdir "$group"; do :; done
     rmdir "${group%/*}"

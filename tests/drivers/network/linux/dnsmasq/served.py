@@ -1,5 +1,6 @@
 """Networks of a host with their routers' namespaces, as `NameServers` finds them, and guests that ask."""
 
+import asyncio
 import socket
 import struct
 from dataclasses import dataclass, field, replace
@@ -7,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from tests.drivers.network.linux.dnsmasq import dhcp_client as dhcp
 from tests.drivers.network.linux.dnsmasq.networks import MAC, network
 from tests.drivers.network.linux.host import Host, Namespace
 from virtplane_drivers.hypervisor.qemu.process import command_lines
@@ -100,6 +102,20 @@ def asked(server: str, name: str, type_: int = A, timeout_s: float = 5.0) -> Dns
     raise TimeoutError(f"{server} does not answer for {name}")
 
 
+def answer(
+    guest: Namespace, name: str, type_: int = A, *, server: str = "10.20.0.1", timeout_s: float = 5.0
+) -> DnsReply:
+    """What a guest is told."""
+    return guest.inside(lambda: asked(server, name, type_, timeout_s))
+
+
+def lease(guest: Namespace, mac: str = MAC, *, hostname: str = "") -> dhcp.Reply:
+    """What a guest is given by DHCP; it is given something."""
+    reply = guest.inside(lambda: dhcp.exchange(mac, hostname=hostname))
+    assert reply is not None
+    return reply
+
+
 def reverse(address: str) -> str:
     """The name under which an address's name is found."""
     return ip_address(address).reverse_pointer
@@ -133,3 +149,15 @@ def without_router(one: Network) -> Network:
     assert one.ipv4 is not None
     assert one.ipv6 is not None
     return replace(one, ipv4=replace(one.ipv4, gateway=None), ipv6=replace(one.ipv6, gateway=None))
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+async def told(served: Served, uid: str) -> None:
+    """Waits until the agent is told of a death."""
+    async with asyncio.timeout(10.0):
+        while uid not in served.deaths:
+            await asyncio.sleep(0.01)

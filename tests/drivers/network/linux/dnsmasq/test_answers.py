@@ -17,7 +17,8 @@ from tests.drivers.network.linux.dnsmasq.served import (
     REFUSED,
     DnsReply,
     Served,
-    asked,
+    answer,
+    lease,
     reverse,
     without_router,
 )
@@ -33,8 +34,7 @@ async def test_a_guest_gets_its_address_and_all_that_it_needs_by_dhcp(served: Se
     router = served.router()
     guest = served.guest(router)
     await served.names().apply(router.path, served.network(WEB))
-    reply = guest.inside(lambda: dhcp.exchange(MAC))
-    assert reply is not None
+    reply = lease(guest, MAC)
     assert (reply.type, str(reply.address)) == (dhcp.ACK, "10.20.0.9")
     assert reply.addresses(dhcp.MASK) == ["255.255.255.0"]
     assert reply.addresses(dhcp.ROUTER) == reply.addresses(dhcp.DNS) == reply.addresses(dhcp.SERVER) == ["10.20.0.1"]
@@ -87,8 +87,7 @@ async def test_static_routes_and_the_default_route_come_together(served: Served)
     guest = served.guest(router)
     routes = (Route(ip_network("10.99.0.0/16"), addresses("10.20.0.5")[0]),)
     await served.names().apply(router.path, served.network(WEB, routes=routes))
-    reply = guest.inside(lambda: dhcp.exchange(MAC))
-    assert reply is not None
+    reply = lease(guest, MAC)
     assert reply.routes == [("0.0.0.0/0", "10.20.0.1"), ("10.99.0.0/16", "10.20.0.5")]
 
 
@@ -102,7 +101,7 @@ async def test_an_isolated_network_has_names_and_addresses_and_no_way_out(served
     assert advertised is not None
     assert dhcp.ROUTER not in reply.options
     assert advertised.lifetime_s == 0
-    assert guest.inside(lambda: asked("10.20.0.1", "web.shop.test")).answers == ("10.20.0.9",)
+    assert answer(guest, "web.shop.test").answers == ("10.20.0.9",)
 
 
 async def test_without_a_router_guests_get_addresses_names_and_each_other(served: Served) -> None:
@@ -110,15 +109,14 @@ async def test_without_a_router_guests_get_addresses_names_and_each_other(served
     router.ip("address", "delete", "192.0.2.1/32", "dev", "br0")
     guest = served.guest(router)
     await served.names().apply(router.path, without_router(served.network(WEB)))
-    reply = guest.inside(lambda: dhcp.exchange(MAC))
-    assert reply is not None
+    reply = lease(guest, MAC)
     assert str(reply.address) == "10.20.0.9"
     assert dhcp.ROUTER not in reply.options
     assert reply.routes == [("169.254.0.53/32", "0.0.0.0")]  # noqa: S104
     guest.ip("address", "add", "10.20.0.9/24", "dev", "eth0")
     guest.ip("route", "add", "169.254.0.53/32", "dev", "eth0")
     assert guest.inside(lambda: dhcp.renewed(MAC, "10.20.0.9", "169.254.0.53")) is not None
-    assert guest.inside(lambda: asked("169.254.0.53", "web.shop.test")).answers == ("10.20.0.9",)
+    assert answer(guest, "web.shop.test", server="169.254.0.53").answers == ("10.20.0.9",)
     advertised, reply6 = guest.inside(dhcp.advertised), guest.inside(lambda: dhcp.exchange6(MAC))
     assert advertised is not None
     assert reply6 is not None
@@ -135,7 +133,7 @@ async def test_machines_are_found_by_name_and_by_address_and_nothing_else_of_the
     await served.names().apply(router.path, served.network(WEB, DB))
 
     def ask(name: str, type_: int = 1) -> DnsReply:
-        return guest.inside(lambda: asked("10.20.0.1", name, type_))
+        return answer(guest, name, type_)
 
     assert ask("db.shop.test") == DnsReply(NO_ERROR, ("10.20.0.10",))
     assert ask("db") == DnsReply(NO_ERROR, ("10.20.0.10",))
@@ -144,7 +142,7 @@ async def test_machines_are_found_by_name_and_by_address_and_nothing_else_of_the
     assert ask(reverse("fd00:20::a"), PTR) == DnsReply(NO_ERROR, ("db.shop.test",))
     assert ask("nobody.shop.test") == DnsReply(NAME_ERROR, ())
     assert ask(reverse("10.20.0.77"), PTR) == DnsReply(NAME_ERROR, ())
-    assert guest.inside(lambda: asked("fd00:20::1", "db.shop.test")) == DnsReply(NO_ERROR, ("10.20.0.10",))
+    assert answer(guest, "db.shop.test", server="fd00:20::1") == DnsReply(NO_ERROR, ("10.20.0.10",))
 
 
 async def test_names_of_the_outside_are_asked_for_there_and_those_of_the_network_never(served: Served) -> None:
@@ -160,9 +158,9 @@ async def test_names_of_the_outside_are_asked_for_there_and_those_of_the_network
     names = served.names(resolv_conf="nameserver 192.0.2.53\n")
     with forwarder(served.host.outside, "192.0.2.53", answer="198.51.100.7") as questions:
         assert await names.apply(router.path, served.network(WEB)) == []
-        assert guest.inside(lambda: asked("10.20.0.1", "www.example.org")).answers == ("198.51.100.7",)
+        assert answer(guest, "www.example.org").answers == ("198.51.100.7",)
         for name in ("nobody.shop.test", "nobody", reverse("10.20.0.77")):
-            assert guest.inside(lambda name=name: asked("10.20.0.1", name)).code in (NAME_ERROR, NO_ERROR, REFUSED)
+            assert answer(guest, name).code in (NAME_ERROR, NO_ERROR, REFUSED)
         assert [question[:5] for question in questions] == [b"\x03www\x07"]
 
 
@@ -171,8 +169,8 @@ async def test_without_a_server_outside_its_names_are_refused_at_once_and_that_i
     guest = served.guest(router, MAC, "10.20.0.9/24")
     found = await served.names(resolv_conf="nameserver 127.0.0.53\n").apply(router.path, served.network(WEB))
     assert [finding.reason for finding in found] == ["NoUpstreamDNS"]
-    assert guest.inside(lambda: asked("10.20.0.1", "www.example.org")) == DnsReply(REFUSED, ())
-    assert guest.inside(lambda: asked("10.20.0.1", "web.shop.test")).answers == ("10.20.0.9",)
+    assert answer(guest, "www.example.org") == DnsReply(REFUSED, ())
+    assert answer(guest, "web.shop.test").answers == ("10.20.0.9",)
 
 
 async def test_the_outside_is_not_answered(served: Served) -> None:
@@ -187,8 +185,8 @@ async def test_the_outside_is_not_answered(served: Served) -> None:
     served.host.machine.reaches("10.20.0.1")
     for server in ("192.0.2.1", "10.20.0.1"):
         with pytest.raises(TimeoutError):
-            served.host.machine.inside(lambda server=server: asked(server, "web.shop.test", timeout_s=SILENCE_S))
-    assert guest.inside(lambda: asked("10.20.0.1", "web.shop.test")).answers == ("10.20.0.9",)
+            answer(served.host.machine, "web.shop.test", timeout_s=SILENCE_S, server=server)
+    assert answer(guest, "web.shop.test").answers == ("10.20.0.9",)
 
 
 async def test_a_guest_that_calls_itself_as_another_takes_no_name(served: Served) -> None:
@@ -196,10 +194,9 @@ async def test_a_guest_that_calls_itself_as_another_takes_no_name(served: Served
     guest = served.guest(router, OTHER_MAC, "10.20.0.10/24")
     await served.names().apply(router.path, served.network(WEB, replace(DB, machine_name="db.one")))
     for claimed in ("web", "gateway"):
-        reply = guest.inside(lambda claimed=claimed: dhcp.exchange(OTHER_MAC, hostname=claimed))
-        assert reply is not None
-    assert guest.inside(lambda: asked("10.20.0.1", "web.shop.test")).answers == ("10.20.0.9",)
-    assert guest.inside(lambda: asked("10.20.0.1", "gateway.shop.test")).code == NAME_ERROR
+        lease(guest, OTHER_MAC, hostname=claimed)
+    assert answer(guest, "web.shop.test").answers == ("10.20.0.9",)
+    assert answer(guest, "gateway.shop.test").code == NAME_ERROR
 
 
 @pytest.mark.parametrize("name", ["ignore", "infinite", "1h", "3600"])
@@ -207,11 +204,10 @@ async def test_a_machine_whose_name_is_an_order_of_dnsmasq_is_served_as_any_othe
     router = served.router()
     guest = served.guest(router, MAC, "10.20.0.9/24")
     await served.names().apply(router.path, served.network(port(MAC, name, "10.20.0.9")))
-    reply = guest.inside(lambda: dhcp.exchange(MAC))
-    assert reply is not None
+    reply = lease(guest, MAC)
     assert (str(reply.address), reply.number(dhcp.LEASE_S)) == ("10.20.0.9", 3600)
     assert reply.text(dhcp.HOSTNAME) == name
-    assert guest.inside(lambda: asked("10.20.0.1", f"{name}.shop.test")).answers == ("10.20.0.9",)
+    assert answer(guest, f"{name}.shop.test").answers == ("10.20.0.9",)
 
 
 async def test_a_hostile_value_starts_nothing_and_leaves_what_runs(served: Served) -> None:
@@ -234,11 +230,10 @@ async def test_two_networks_with_the_same_addresses_are_served_at_once_each_for_
         await names.apply(routers[uid].path, one)
     for uid, name, other in (("a", "red", "blue"), ("b", "blue", "red")):
         guest = served.guest(routers[uid], MAC, "10.20.0.9/24")
-        reply = guest.inside(lambda guest=guest: dhcp.exchange(MAC))
-        assert reply is not None
+        reply = lease(guest, MAC)
         assert reply.text(dhcp.HOSTNAME) == name
-        assert guest.inside(lambda name=name: asked("10.20.0.1", f"{name}.{name}.test")).answers == ("10.20.0.9",)
-        assert guest.inside(lambda other=other: asked("10.20.0.1", f"{other}.{other}.test")).code == REFUSED
+        assert answer(guest, f"{name}.{name}.test").answers == ("10.20.0.9",)
+        assert answer(guest, f"{other}.{other}.test").code == REFUSED
     assert served.pid("a") != served.pid("b")
 
 
@@ -247,8 +242,7 @@ async def test_a_long_list_of_routes_is_told_whole(served: Served) -> None:
     guest = served.guest(router)
     routes = tuple(Route(ip_network(f"10.{100 + n}.{n}.128/25"), addresses("10.20.0.5")[0]) for n in range(16))
     await served.names().apply(router.path, served.network(WEB, routes=routes))
-    reply = guest.inside(lambda: dhcp.exchange(MAC))
-    assert reply is not None
+    reply = lease(guest, MAC)
     assert reply.routes == [("0.0.0.0/0", "10.20.0.1"), *((str(r.destination), "10.20.0.5") for r in routes)]
 
 

@@ -5,9 +5,9 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,15 +24,15 @@ from tests.drivers.network.linux.dnsmasq.networks import (
 )
 from virtplane_api.vocabulary import Addressing, NetworkMode
 from virtplane_drivers.errors import Refused
-from virtplane_drivers.network.contract import Network, Route
+from virtplane_drivers.network.contract import Network, Route, Subnet
 from virtplane_drivers.network.linux.dnsmasq.configuration import Configuration, configuration_of, own_addresses
 
-STATIC = {
+STATIC: dict[str, Any] = {
     "ipv4": replace(IPV4, addressing=Addressing.STATIC),
     "ipv6": replace(IPV6, addressing=Addressing.STATIC),
 }
-NO_ROUTER = {"ipv4": replace(IPV4, gateway=None), "ipv6": replace(IPV6, gateway=None)}
-ROUTES = {"routes": (Route(ip_network("10.99.0.0/16"), addresses("10.20.0.5")[0]),)}
+NO_ROUTER: dict[str, Any] = {"ipv4": replace(IPV4, gateway=None), "ipv6": replace(IPV6, gateway=None)}
+ROUTES: dict[str, Any] = {"routes": (Route(ip_network("10.99.0.0/16"), addresses("10.20.0.5")[0]),)}
 
 EXPECTED = """\
 keep-in-foreground
@@ -217,8 +217,8 @@ def test_a_mac_address_that_is_none_is_refused(odd: str) -> None:
         pytest.param({"mtu": "1400\nserver=192.0.2.1"}, id="mtu"),
         pytest.param({"forwarders": ("192.0.2.1\nlog-queries",)}, id="forwarder"),
         pytest.param({"forwarders": addresses("fe80::1%eth0,x")}, id="zone"),
-        pytest.param({"ports": (replace(WEB, addresses=("10.20.0.9,set:x",)),)}, id="address"),
-        pytest.param({"ipv4": replace(IPV4, gateway="10.20.0.1,x")}, id="gateway"),
+        pytest.param({"ports": (replace(WEB, addresses=cast("Any", ("10.20.0.9,set:x",))),)}, id="address"),
+        pytest.param({"ipv4": Subnet(IPV4.cidr, cast("IPv4Address", "10.20.0.1,x"))}, id="gateway"),
     ],
 )
 def test_a_value_that_got_past_its_type_is_refused(changes: dict[str, Any]) -> None:
