@@ -49,7 +49,8 @@ INTERNAL = {Reason.REPLY_LOST, Reason.POOL_UNREACHABLE}
 
 
 def test_users_are_told_of_every_reason() -> None:
-    text = " ".join((ROOT / "docs" / page).read_text() for page in ("machines.md", "actions.md", "storage.md"))
+    pages = ("machines.md", "actions.md", "storage.md", "networks.md")
+    text = " ".join((ROOT / "docs" / page).read_text() for page in pages)
     words = set(re.findall(r"\w+", text))
     assert (
         sorted(reason.value for reason in (set(Reason) | set(ExitReason)) - INTERNAL if reason.value not in words) == []

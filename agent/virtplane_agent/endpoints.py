@@ -1,25 +1,43 @@
-"""What this agent drives: hypervisors and kinds of storage, by the names that `--drivers` gives.
+"""What this agent drives: hypervisors, kinds of storage and of networks, by the names that `--drivers` gives.
 
 A driver's code is imported only when it is asked for: an agent that runs beside guests holds what it uses.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from virtplane_api.names import local_hypervisor_name
-from virtplane_drivers.attachment import Attachment, FakeAttachment, FileAttachment
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.attachment import (
+    Attachment,
+    FakeAttachment,
+    FakeNicAttachment,
+    FileAttachment,
+    NicAttachment,
+    TapAttachment,
+)
 from virtplane_drivers.hypervisor.contract import Facts, HypervisorDriver
+from virtplane_drivers.network.contract import NetworkDriver
 from virtplane_drivers.storage.contract import StorageDriver
 
 STORAGE_DRIVERS: Mapping[str, tuple[str, ...]] = {"qemu": ("directory",), "fake": ("fake",)}
 """Hypervisor driver -> the kinds of storage that the agent opens for it."""
 
+NETWORK_DRIVERS: Mapping[str, tuple[str, ...]] = {"qemu": ("linux",), "fake": ("fake",)}
+"""Hypervisor driver -> the networks that the agent opens for it; of two that have a mode the first is used."""
+
 HYPERVISOR_DRIVERS = tuple(STORAGE_DRIVERS)
 
 GIVES: Mapping[str, type[Attachment]] = {"directory": FileAttachment, "fake": FakeAttachment}
 """Storage driver -> how its volumes are reached."""
+
+JOINED_BY: Mapping[str, type[NicAttachment]] = {"linux": TapAttachment, "fake": FakeNicAttachment}
+"""Network driver -> how its ports are joined."""
+
+DEFAULT_TRANSIT_CIDR = IPv4Network("169.254.64.0/18")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,10 @@ class Settings:
     allowed_sources: tuple[str, ...] = ()
     """`host:port` of web servers that images may come from although their address is the host's own."""
     qemu_accelerator: str = "auto"
+    transit_cidr: IPv4Network = DEFAULT_TRANSIT_CIDR
+    """What lies between this host and the routers of its networks; routed nowhere else."""
+    host_network_namespace: Path | None = None
+    """What networks lead out through; None: the agent's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,8 @@ class Endpoint:
     driver: HypervisorDriver
     facts: Facts
     pool_types: tuple[str, ...]
+    network_modes: Mapping[NetworkMode, str] = field(default_factory=dict)
+    """Mode -> the network driver that has it, of those whose ports this hypervisor can join."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +78,8 @@ class Endpoints:
     """By the Hypervisor's name."""
     storage: Mapping[str, StorageDriver]
     """By pool type."""
+    networks: Mapping[str, NetworkDriver] = field(default_factory=dict)
+    """By the driver's name."""
 
 
 async def open_endpoints(
@@ -67,15 +93,25 @@ async def open_endpoints(
     storage: dict[str, StorageDriver] = {}
     for name in dict.fromkeys(kind for driver in drivers for kind in STORAGE_DRIVERS[driver]):
         storage[name] = await stack.enter_async_context(_storage(name, settings))
+    networks: dict[str, NetworkDriver] = {}
+    modes: dict[str, frozenset[NetworkMode]] = {}
+    missing: dict[str, Mapping[str, str]] = {}
+    for name in dict.fromkeys(kind for driver in drivers for kind in NETWORK_DRIVERS[driver]):
+        networks[name] = await stack.enter_async_context(_network(name, settings))
+        network_facts = await networks[name].probe()
+        modes[name], missing[name] = network_facts.modes, network_facts.missing
     hypervisors = {}
     for name in drivers:
         own_name = local_hypervisor_name(agent_name, name)
         driver = await stack.enter_async_context(_hypervisor(name, own_name, settings))
         facts = await driver.probe()
         pool_types = tuple(sorted(kind for kind in storage if GIVES[kind] in facts.attachments))
-        endpoint = Endpoint(own_name, driver, facts, pool_types)
-        hypervisors[endpoint.name] = endpoint
-    return Endpoints(hypervisors, storage)
+        usable = [kind for kind in NETWORK_DRIVERS[name] if JOINED_BY[kind] in facts.nic_attachments]
+        network_modes = {mode: kind for kind in reversed(usable) for mode in modes[kind]}
+        lacking = {word: why for kind in usable for word, why in missing[kind].items()}
+        facts = replace(facts, missing={**lacking, **facts.missing})
+        hypervisors[own_name] = Endpoint(own_name, driver, facts, pool_types, network_modes)
+    return Endpoints(hypervisors, storage, networks)
 
 
 def _hypervisor(name: str, own_name: str, settings: Settings) -> HypervisorDriver:
@@ -111,3 +147,22 @@ def _storage(name: str, settings: Settings) -> StorageDriver:
             return FakeStorage(state_file=settings.state_folder / "fake-volumes.json")
         case _:
             raise ValueError(f"no storage driver {name!r}")
+
+
+def _network(name: str, settings: Settings) -> NetworkDriver:
+    match name:
+        case "linux":
+            from virtplane_drivers.network.linux.driver import LinuxNetworks  # noqa: PLC0415
+
+            return LinuxNetworks(
+                settings.state_folder,
+                settings.runtime_folder,
+                transit_cidr=settings.transit_cidr,
+                host_namespace=settings.host_network_namespace,
+            )
+        case "fake":
+            from virtplane_drivers.network.fake import FakeNetworks  # noqa: PLC0415
+
+            return FakeNetworks(state_file=settings.state_folder / "fake-networks.json")
+        case _:
+            raise ValueError(f"no network driver {name!r}")

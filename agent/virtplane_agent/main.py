@@ -11,12 +11,13 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
 from kubernetes.aio.config import ConfigException
 
-from virtplane_agent.endpoints import HYPERVISOR_DRIVERS, Endpoints, Settings, open_endpoints
+from virtplane_agent.endpoints import DEFAULT_TRANSIT_CIDR, HYPERVISOR_DRIVERS, Endpoints, Settings, open_endpoints
 from virtplane_agent.hypervisors.reconcile import NameTaken, register
 from virtplane_agent.runtime import Agent
 from virtplane_agent.state_folder import StateFolderInUse, state_folder
@@ -35,6 +36,7 @@ from virtplane_drivers.errors import DriverError
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+MAX_TRANSIT_PREFIX = 24
 T = TypeVar("T")
 
 
@@ -73,6 +75,8 @@ async def _run(options: argparse.Namespace) -> None:
             runtime_folder=options.runtime_dir,
             allowed_sources=tuple(options.allow_source),
             qemu_accelerator=options.qemu_accelerator,
+            transit_cidr=options.transit_cidr,
+            host_network_namespace=options.host_netns,
         )
         endpoints = await open_endpoints(stack, options.name, options.drivers, settings)
         await _work(client, options.name, endpoints, lease)
@@ -155,6 +159,16 @@ def _source(text: str) -> str:
     return text
 
 
+def _transit_cidr(text: str) -> IPv4Network:
+    try:
+        network = IPv4Network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no IPv4 network: {error}") from error
+    if network.prefixlen > MAX_TRANSIT_PREFIX:
+        raise argparse.ArgumentTypeError(f"{text} is too small: each network takes two addresses, give at least a /24")
+    return network
+
+
 def _default_folders() -> tuple[Path, Path]:
     if os.geteuid() == 0:
         return Path("/var/lib/virtplane"), Path("/run/virtplane")
@@ -195,6 +209,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=["auto", "kvm", "tcg"],
         default="auto",
         help="auto: KVM where a guest really runs under it, else emulation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--transit-cidr",
+        type=_transit_cidr,
+        default=DEFAULT_TRANSIT_CIDR,
+        metavar="CIDR",
+        help="IPv4 addresses between this host and the routers of its networks, used for nothing else "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--host-netns",
+        type=Path,
+        metavar="PATH",
+        help="network namespace that networks lead out through, for example /proc/1/ns/net of an agent in a pod of its "
+        "own network (default: the agent's own)",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"

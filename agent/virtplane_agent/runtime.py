@@ -10,8 +10,10 @@ from virtplane_agent.hypervisors.pools import PoolProbe
 from virtplane_agent.hypervisors.reconcile import HypervisorReconciler
 from virtplane_agent.machines import status as machine_fields
 from virtplane_agent.machines.disks import Disks
+from virtplane_agent.machines.interfaces import Interfaces
 from virtplane_agent.machines.reconcile import MachineReconciler
 from virtplane_agent.machines.strays import Strays
+from virtplane_agent.networks.serving import NetworkKey, Networks
 from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
 from virtplane_agent.volumes import status as volume_fields
@@ -24,10 +26,12 @@ from virtplane_api.kube.passes import outcome_of
 from virtplane_api.kube.resources import (
     ACTIONS,
     HYPERVISORS,
+    NETWORKS,
     STORAGE_POOLS,
     VIRTUAL_MACHINES,
     VOLUMES,
     Key,
+    uid_of,
 )
 from virtplane_api.names import AGENT_FIELD_MANAGER
 from virtplane_api.reconcile import Outcome, ReconcileLoop
@@ -37,6 +41,7 @@ _log = logging.getLogger(__name__)
 MACHINES_AT_WORK = 32
 VOLUMES_AT_WORK = 16
 ACTIONS_AT_WORK = 16
+NETWORKS_AT_WORK = 4
 _EVENTS_AGAIN_S = 1.0
 
 
@@ -50,7 +55,10 @@ class Agent:
         self._volume_loop = _loop("Volume", self._volume_pass, concurrency=VOLUMES_AT_WORK)
         self._hypervisor_loop = _loop("Hypervisor", self._hypervisor_pass, concurrency=2)
         self._action_loop = _loop("VirtualMachineAction", self._action_pass, concurrency=ACTIONS_AT_WORK)
-        self._machines = Placed(client, VIRTUAL_MACHINES, name, self._machine_loop.enqueue)
+        self._network_loop: ReconcileLoop[NetworkKey] = ReconcileLoop(
+            "VirtualNetwork", outcome_of("VirtualNetwork", self._network_pass), concurrency=NETWORKS_AT_WORK
+        )
+        self._machines = Placed(client, VIRTUAL_MACHINES, name, self._machine_changed)
         self._volumes = Placed(client, VOLUMES, name, self._volume_loop.enqueue)
         self._actions = Placed(client, ACTIONS, name, self._action_loop.enqueue, keep=without_results)
         self._pools = Informer(client, STORAGE_POOLS, self._pool_changed)
@@ -60,12 +68,22 @@ class Agent:
             lambda key: self._hypervisor_loop.enqueue(key.name),
             field_selector=f"spec.agentName={name}",
         )
+        self._virtual_networks = Informer(client, NETWORKS, self._network_changed)
+        self._network_uids: dict[Key, str] = {}
+        self._networks = Networks(
+            endpoints,
+            self._virtual_networks,
+            self._machines,
+            self._network_loop.enqueue,
+            self._hypervisor_loop.enqueue,
+        )
         strays = Strays(client, name, cluster_id, self._hypervisor_loop.enqueue)
         self._machine_reconciler = MachineReconciler(
             cluster_id,
             endpoints,
             self._machines,
             Disks(client, self._volumes, self._pools, endpoints),
+            Interfaces(endpoints, self._networks),
             strays,
             Reporter(
                 client,
@@ -94,7 +112,12 @@ class Agent:
             client, endpoints, self._actions, self._machines, self._events, self._action_loop.enqueue
         )
         self._hypervisor_reconciler = HypervisorReconciler(
-            client, endpoints, self._hypervisors, PoolProbe(self._pools, endpoints.storage), strays
+            client,
+            endpoints,
+            self._hypervisors,
+            PoolProbe(self._pools, endpoints.storage),
+            self._networks,
+            strays,
         )
 
     async def run(self) -> None:
@@ -103,10 +126,17 @@ class Agent:
             await self._work()
         finally:
             await self._action_reconciler.stop()
+            await self._networks.stop()
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            informers = (self._pools, self._hypervisors, self._volumes.informer, self._machines.informer)
+            informers = (
+                self._pools,
+                self._hypervisors,
+                self._virtual_networks,
+                self._volumes.informer,
+                self._machines.informer,
+            )
             # Actions are not waited for: machines are served also where the cluster does not have that kind yet.
             for informer in (*informers, self._actions.informer):
                 tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
@@ -116,6 +146,9 @@ class Agent:
                 await informer.synced.wait()
             for uid in await self._machine_reconciler.find_machines():
                 self._machine_loop.enqueue(uid)
+            for key in await self._networks.find_networks():
+                self._network_loop.enqueue(key)
+            tasks.create_task(self._network_loop.run(), name="reconcile VirtualNetworks")
             tasks.create_task(self._volume_loop.run(), name="reconcile Volumes")
             tasks.create_task(self._machine_loop.run(), name="reconcile VirtualMachines")
             tasks.create_task(self._action_loop.run(), name="reconcile VirtualMachineActions")
@@ -125,6 +158,13 @@ class Agent:
             for kind, storage in self._endpoints.storage.items():
                 follow = _follow(storage.events, self._volume_loop.enqueue)
                 tasks.create_task(follow, name=f"events of {kind} storage")
+
+            for kind, networks in self._endpoints.networks.items():
+                follow = _follow(networks.events, self._network_hint(kind))
+                tasks.create_task(follow, name=f"events of {kind} networks")
+
+    async def _network_pass(self, key: NetworkKey) -> Outcome:
+        return await self._networks.reconcile(key)
 
     async def _action_pass(self, uid: str) -> Outcome:
         return await self._action_reconciler.reconcile(uid)
@@ -137,6 +177,23 @@ class Agent:
 
     async def _hypervisor_pass(self, name: str) -> Outcome:
         return await self._hypervisor_reconciler.reconcile(name)
+
+    def _machine_changed(self, uid: str) -> None:
+        self._machine_loop.enqueue(uid)
+        self._networks.machine_changed(uid)
+
+    def _network_changed(self, key: Key) -> None:
+        network = self._virtual_networks.objects.get(key)
+        uids = {self._network_uids.pop(key, None), uid_of(network) if network is not None else None} - {None}
+        if network is not None:
+            self._network_uids[key] = uid_of(network)
+        for uid in uids:
+            self._networks.network_changed(str(uid))
+            for machine in self._machines.all():
+                self._networks.machine_changed(uid_of(machine))
+
+    def _network_hint(self, driver: str) -> Callable[[str], None]:
+        return lambda uid: self._network_loop.enqueue(NetworkKey(driver, uid))
 
     def _pool_changed(self, _key: Key) -> None:
         for name in self._endpoints.hypervisors:

@@ -1,4 +1,4 @@
-"""The one finalizer: on before the first placement, off when nothing is left on a host."""
+"""Our finalizers: on before the first placement, off when nothing is left on a host."""
 
 from datetime import UTC, datetime
 
@@ -13,14 +13,14 @@ FIRST_STATUS_AFTER_S = 1.0
 """What an object waits for often comes with the same `kubectl apply`: nothing is said before this age."""
 
 
-async def ensure_finalizer(client: KubeClient, store: Store, resource: Resource, obj: Object) -> Object:
+async def ensure_finalizer(
+    client: KubeClient, store: Store, resource: Resource, obj: Object, *, finalizer: str = HOST_STATE_FINALIZER
+) -> Object:
     """The object with our finalizer; it is put on where no admission policy did, or where a user dropped it."""
     finalizers = list(obj["metadata"].get("finalizers") or [])
-    if HOST_STATE_FINALIZER in finalizers:
+    if finalizer in finalizers:
         return obj
-    written = await client.set_finalizers(
-        resource, obj, [*finalizers, HOST_STATE_FINALIZER], field_manager=OPERATOR_FIELD_MANAGER
-    )
+    written = await client.set_finalizers(resource, obj, [*finalizers, finalizer], field_manager=OPERATOR_FIELD_MANAGER)
     store.put_written(resource, written)
     return written
 
@@ -34,12 +34,14 @@ def is_off_its_host(obj: Object) -> bool:
     return not placement.get("hypervisor") and (not host or host.get("state") == HostState.REMOVED)
 
 
-async def release(client: KubeClient, store: Store, resource: Resource, obj: Object) -> None:
+async def release(
+    client: KubeClient, store: Store, resource: Resource, obj: Object, *, finalizer: str = HOST_STATE_FINALIZER
+) -> None:
     """Take our finalizer off an object that is being deleted."""
     finalizers = list(obj["metadata"].get("finalizers") or [])
-    if HOST_STATE_FINALIZER not in finalizers:
+    if finalizer not in finalizers:
         return
-    finalizers.remove(HOST_STATE_FINALIZER)
+    finalizers.remove(finalizer)
     try:
         written = await client.set_finalizers(resource, obj, finalizers, field_manager=OPERATOR_FIELD_MANAGER)
     except NotFound:

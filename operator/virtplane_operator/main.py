@@ -14,7 +14,9 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException
 
 from virtplane_api.kube.client import KubeClient, load_configuration, wait_until_served
+from virtplane_api.kube.errors import ApiError
 from virtplane_api.kube.lease import Lease, LeaseLost
+from virtplane_api.kube.resources import NAMESPACES, uid_of
 from virtplane_api.names import (
     LEASE_DURATION_S,
     LEASE_RENEW_EVERY_S,
@@ -26,6 +28,7 @@ from virtplane_operator import chassis
 from virtplane_operator.runtime import KINDS, Operator
 
 _log = logging.getLogger(__name__)
+_RETRY_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,10 +64,25 @@ async def _run(options: argparse.Namespace) -> int:
         try:
             for resource in KINDS:
                 await wait_until_served(client, resource)
-            operator = Operator(client, system_namespace=options.system_namespace, identity=identity)
+            operator = Operator(
+                client,
+                system_namespace=options.system_namespace,
+                identity=identity,
+                cluster_id=await _cluster_id(client),
+            )
             return await _work(operator, lease, configuration, options.liveness_endpoint)
         finally:
             await lease.release()
+
+
+async def _cluster_id(client: KubeClient) -> str:
+    """The uid of kube-system, whenever the API server tells it: MAC addresses are made of it."""
+    while True:
+        try:
+            return uid_of(await client.get(NAMESPACES, "kube-system"))
+        except ApiError as error:
+            _log.warning("the cluster's identity (uid of namespace kube-system) cannot be read: %s", error)
+            await asyncio.sleep(_RETRY_S)
 
 
 async def _work(operator: Operator, lease: Lease, configuration: Configuration, liveness_endpoint: str | None) -> int:

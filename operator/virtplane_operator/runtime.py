@@ -6,6 +6,7 @@ kopf (see `chassis`) feeds the store with what changes rarely, informers with ma
 import asyncio
 import logging
 import random
+from typing import Protocol
 
 from virtplane_api.actions import without_results
 from virtplane_api.kube.client import KubeClient
@@ -16,6 +17,7 @@ from virtplane_api.kube.passes import outcome_of
 from virtplane_api.kube.resources import (
     ACTIONS,
     HYPERVISORS,
+    NETWORKS,
     STORAGE_POOLS,
     VIRTUAL_MACHINES,
     VOLUMES,
@@ -26,12 +28,16 @@ from virtplane_api.kube.resources import (
     uid_of,
 )
 from virtplane_api.names import OPERATOR_FIELD_MANAGER
-from virtplane_api.reconcile import ReconcileLoop
+from virtplane_api.reconcile import Outcome, ReconcileLoop
+from virtplane_api.vocabulary import NetworkMode
 from virtplane_operator.actions.reconcile import ActionReconciler
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.hypervisors.reconcile import HypervisorReconciler
-from virtplane_operator.machines.reconcile import MachineReconciler
-from virtplane_operator.machines.status import concerns_the_operator
+from virtplane_operator.machines.reconcile import MachineReconciler, Networks
+from virtplane_operator.machines.status import concerns_the_operator, networks_of, placement_of
+from virtplane_operator.networks.catalog import Catalog
+from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.reconcile import COUNT_EVERY_S, NetworkReconciler
 from virtplane_operator.pools.reconcile import PoolReconciler
 from virtplane_operator.volumes.reconcile import VolumeReconciler
 from virtplane_operator.world import AgentHealth, Store, Usage
@@ -39,10 +45,10 @@ from virtplane_operator.world.usage import hypervisor_of
 
 _log = logging.getLogger(__name__)
 
-KINDS = (HYPERVISORS, STORAGE_POOLS, VOLUMES, VIRTUAL_MACHINES, ACTIONS)
+KINDS = (HYPERVISORS, STORAGE_POOLS, NETWORKS, VOLUMES, VIRTUAL_MACHINES, ACTIONS)
 HOT_KINDS = (VOLUMES, VIRTUAL_MACHINES, ACTIONS)
 """Watched by informers of ours: kopf spends 1 ms of CPU per event, three times what the decision takes."""
-KOPF_KINDS = (HYPERVISORS, STORAGE_POOLS)
+KOPF_KINDS = (HYPERVISORS, STORAGE_POOLS, NETWORKS)
 RESYNC_EVERY_S = 600.0
 
 
@@ -50,29 +56,50 @@ class Operator:
     """Everything that decides. `run` works until it is cancelled."""
 
     def __init__(
-        self, client: KubeClient, *, system_namespace: str, identity: str, resync_every_s: float = RESYNC_EVERY_S
+        self,
+        client: KubeClient,
+        *,
+        system_namespace: str,
+        identity: str,
+        cluster_id: str,
+        resync_every_s: float = RESYNC_EVERY_S,
     ) -> None:
+        """`cluster_id`: uid of the namespace kube-system."""
         self.store = Store()
         self._client = client
         self._resync_every_s = resync_every_s
         self._usage = Usage()
         self._events = EventRecorder(client, controller=OPERATOR_FIELD_MANAGER, instance=identity)
         self._health = AgentHealth(client, system_namespace, self._agent_flipped)
-        candidates = Candidates(self.store, self._usage, self._health)
-        self._machines = MachineReconciler(client, self.store, self._usage, candidates, self._health, self._events)
+        self._claims = Claims(self._contested)
+        self._catalog = Catalog(self.store, self._claims)
+        candidates = Candidates(self.store, self._usage, self._claims, self._health)
+        self._machines = MachineReconciler(
+            client,
+            self.store,
+            self._usage,
+            candidates,
+            Networks(self._catalog, self._claims, cluster_id),
+            self._health,
+            self._events,
+        )
         self._volumes = VolumeReconciler(client, self.store, candidates, self._events)
         actions = ActionReconciler(client, self.store, self._health, self._events)
         pools = PoolReconciler(client, self.store, self._health, self._events)
+        networks = NetworkReconciler(client, self.store, self._catalog, self._claims, self._health, self._events)
         hypervisors = HypervisorReconciler(client, self.store, self._health)
         self._loops: dict[str, ReconcileLoop[Key]] = {
             VIRTUAL_MACHINES.plural: _loop("VirtualMachine", self._machines, concurrency=32),
             VOLUMES.plural: _loop("Volume", self._volumes, concurrency=16),
             ACTIONS.plural: _loop("VirtualMachineAction", actions, concurrency=8),
             STORAGE_POOLS.plural: _loop("StoragePool", pools, concurrency=4),
+            NETWORKS.plural: _loop("VirtualNetwork", networks, concurrency=4),
             HYPERVISORS.plural: _loop("Hypervisor", hypervisors, concurrency=4),
         }
         self._informers = [self._informer(resource) for resource in HOT_KINDS]
         self.store.listen(self._usage.observe)
+        self.store.listen(self._claims.observe)
+        self.store.listen(self._catalog.observe)
         self.store.listen(self._route)
 
     async def run(self) -> None:
@@ -136,6 +163,7 @@ class Operator:
         if new is None or resource is not VIRTUAL_MACHINES or concerns_the_operator(old, new):
             loop.enqueue(key)
         if resource is VIRTUAL_MACHINES:
+            self._count_in_networks(old, new)
             if old is not None and hypervisor_of(old) and (new is None or not hypervisor_of(new)):
                 self._room_may_have_come()
             if new is None:
@@ -146,8 +174,11 @@ class Operator:
                 self._wake_ending_pools()
         elif resource is STORAGE_POOLS:
             self._room_may_have_come()
+        elif resource is NETWORKS:
+            self._network_changed(key, old, new)
         elif resource is HYPERVISORS:
             self._sum_up_pools(old, new)
+            self._sum_up_networks(old, new)
             self._room_may_have_come()
 
     def _agent_flipped(self, agent: str) -> None:
@@ -157,9 +188,13 @@ class Operator:
         for key, machine in self.store.all(VIRTUAL_MACHINES).items():
             if (machine.get("status", {}).get("placement") or {}).get("agentName") == agent:
                 self._loops[VIRTUAL_MACHINES.plural].enqueue(key)
-        for key in self.store.all(STORAGE_POOLS):
-            self._loops[STORAGE_POOLS.plural].enqueue(key)
+        for resource in (STORAGE_POOLS, NETWORKS):
+            for key in self.store.all(resource):
+                self._loops[resource.plural].enqueue(key)
         self._room_may_have_come()
+
+    def _contested(self, machine: Key) -> None:
+        self._loops[VIRTUAL_MACHINES.plural].enqueue(machine)
 
     def _room_may_have_come(self) -> None:
         for key in self._machines.pending:
@@ -187,10 +222,55 @@ class Operator:
             if key.name in names:
                 self._loops[STORAGE_POOLS.plural].enqueue(key)
 
+    def _network_changed(self, key: Key, old: Object | None, new: Object | None) -> None:
+        """Our own writes to its status change nothing for anybody."""
+        if old is not None and new is not None and _is_the_same_network(old, new):
+            return
+        self._wake_pending_in(key.namespace)
+        if any(one is not None and one["spec"]["mode"] == NetworkMode.ROUTED for one in (old, new)):
+            # Whether it is served may depend on this one, in any namespace.
+            for other, network in self.store.all(NETWORKS).items():
+                if network["spec"]["mode"] == NetworkMode.ROUTED:
+                    self._loops[NETWORKS.plural].enqueue(other)
+            self._room_may_have_come()
+
+    def _count_in_networks(self, old: Object | None, new: Object | None) -> None:
+        """Whoever is the first on a network is counted at once, others with those that come within seconds."""
+        if old is not None and new is not None and placement_of(old) == placement_of(new):
+            return
+        loop = self._loops[NETWORKS.plural]
+        for key in {key for one in (old, new) if one is not None for key in networks_of(one)}:
+            network = self.store.get(NETWORKS, key)
+            if network is None:
+                continue
+            if is_being_deleted(network) or not network.get("status", {}).get("used"):
+                loop.enqueue(key)
+            else:
+                loop.enqueue_after(key, COUNT_EVERY_S)
+
+    def _sum_up_networks(self, old: Object | None, new: Object | None) -> None:
+        before, after = (
+            {report["uid"]: report for report in (one or {}).get("status", {}).get("networks") or []}
+            for one in (old, new)
+        )
+        for uid in before.keys() | after.keys():
+            key = self._catalog.key_of(uid)
+            if key is not None and before.get(uid) != after.get(uid):
+                self._loops[NETWORKS.plural].enqueue(key)
+
+
+def _is_the_same_network(old: Object, new: Object) -> bool:
+    same_object = uid_of(old) == uid_of(new) and is_being_deleted(old) == is_being_deleted(new)
+    return same_object and bool(old["spec"] == new["spec"])
+
+
+class _Reconciler(Protocol):
+    async def reconcile(self, key: Key) -> Outcome: ...
+
 
 def _loop(
     name: str,
-    reconciler: MachineReconciler | VolumeReconciler | ActionReconciler | PoolReconciler | HypervisorReconciler,
+    reconciler: _Reconciler,
     *,
     concurrency: int,
 ) -> ReconcileLoop[Key]:

@@ -4,11 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from virtplane_api.kube.informer import Informer
-from virtplane_api.kube.resources import HYPERVISORS, STORAGE_POOLS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
+from virtplane_api.kube.resources import (
+    HYPERVISORS,
+    NETWORKS,
+    STORAGE_POOLS,
+    VIRTUAL_MACHINES,
+    VOLUMES,
+    Object,
+    Resource,
+)
 
 AGENT = "host-a"
 HYPERVISOR = "host-a-fake"
 CLUSTER_ID = "5d6d1c36-0a5e-4c55-9c55-6a3f8b1f0001"
+CREATED_AT = "2026-11-24T09:00:00Z"
 DELETED_AT = "2026-11-24T10:00:00Z"
 
 
@@ -21,14 +30,20 @@ def vm(
     placed_on: str = HYPERVISOR,
     agent: str = AGENT,
     disks: Sequence[Mapping[str, Any]] = (),
+    interfaces: Sequence[Mapping[str, Any]] = (),
     status: Mapping[str, Any] | None = None,
     being_deleted: bool = False,
     **spec: Any,
 ) -> Object:
-    """A machine of two CPUs and 1 GiB; `disks` are its placed disks, as `placed_disk` makes them."""
+    """A machine of two CPUs and 1 GiB; `disks` and `interfaces` are its placed ones, as `placed_disk`,
+    `placed_interface` make them."""
     placement: Object = {"hypervisor": placed_on, "agentName": agent, "token": token}
     if disks:
         placement["disks"] = list(disks)
+    if interfaces:
+        placement["interfaces"] = list(interfaces)
+        asked = [{"name": one["name"], "networkName": one["networkName"]} for one in interfaces]
+        spec = {"interfaces": asked} | spec
     return _object(
         VIRTUAL_MACHINES,
         name,
@@ -75,6 +90,24 @@ def placed_disk(name: str, of: Object) -> dict[str, str]:
     return {"name": name, "volumeName": of["metadata"]["name"], "volumeUID": of["metadata"]["uid"]}
 
 
+def network(name: str = "lan", *, uid: str = "", **spec: Any) -> Object:
+    """A NAT network 10.20.0.0/24."""
+    base = {"mode": "NAT", "ipv4": {"cidr": "10.20.0.0/24"}}
+    return _object(NETWORKS, name, uid or f"{name}-uid", spec=base | spec, status={})
+
+
+def placed_interface(name: str = "eth0", of: Object | None = None, *addresses: str, mac: str = "") -> dict[str, Any]:
+    """One entry of status.placement.interfaces."""
+    joined = of or network()
+    placed = {
+        "name": name,
+        "networkName": joined["metadata"]["name"],
+        "networkUID": joined["metadata"]["uid"],
+        "macAddress": mac or "52:54:00:00:00:01",
+    }
+    return placed | ({"ipAddresses": list(addresses)} if addresses else {})
+
+
 def pool(name: str = "fast", *, uid: str = "", **spec: Any) -> Object:
     """A pool of fake volumes, unless `spec` names another type."""
     kind: Object = {} if "directory" in spec else {"fake": {}}
@@ -110,6 +143,7 @@ def _object(
     being_deleted: bool = False,
 ) -> Object:
     metadata: Object = {"name": name, "uid": uid, "generation": 3, "resourceVersion": "1"}
+    metadata["creationTimestamp"] = CREATED_AT
     if resource.namespaced:
         metadata["namespace"] = "shop"
     if being_deleted:

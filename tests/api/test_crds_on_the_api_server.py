@@ -6,24 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster.control_plane import CommandError, ControlPlane
-from tests.cluster.waiting import eventually
 from virtplane_api.crdgen import crd, lint
 from virtplane_api.generate import ROOT, documents
 from virtplane_api.models import RESOURCES
-
-
-@pytest.fixture(scope="module")
-def server(control_plane: ControlPlane) -> ControlPlane:
-    """The control plane with nothing of ours but the kinds."""
-    everything = "---\n".join(yaml.safe_dump(crd(resource)) for resource in RESOURCES)
-    control_plane.kubectl("apply", "-f", "-", input=everything)
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-    # Discovery learns new kinds a moment after they are established.
-    eventually(lambda: "vpvm" in control_plane.kubectl("api-resources", "--api-group=virtplane.dev"))
-    return control_plane
 
 
 def vm(**spec: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import yaml
 
 from tests.cluster.control_plane import ControlPlane
 from virtplane_api.kube.client import KubeClient
-from virtplane_api.kube.resources import ACTIONS, HYPERVISORS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
+from virtplane_api.kube.resources import ACTIONS, HYPERVISORS, NETWORKS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
 from virtplane_api.names import AGENT_FIELD_MANAGER, AGENT_GROUP, AGENT_USER_PREFIX, OPERATOR_FIELD_MANAGER
 
 SYSTEM_NAMESPACE = "virtplane-system"
@@ -54,6 +54,10 @@ class Cluster:
     async def volume(self, name: str = "data", *, agent: str = "") -> Object:
         """A Volume, placed on an agent where one is named."""
         return await self._make(VOLUMES, name, {"size": "1Gi"}, agent)
+
+    async def network(self, name: str = "lan") -> Object:
+        """A VirtualNetwork of mode NAT."""
+        return await self._make(NETWORKS, name, {"mode": "NAT", "ipv4": {"cidr": "10.20.0.0/24"}}, "")
 
     async def action(self, name: str = "reset-1", *, agent: str = "") -> Object:
         """A reset of the machine `web`, given to an agent where one is named."""

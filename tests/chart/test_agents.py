@@ -18,6 +18,7 @@ from virtplane_api.kube.resources import (
     EVENTS,
     HYPERVISORS,
     LEASES,
+    NETWORKS,
     STORAGE_POOLS,
     VIRTUAL_MACHINES,
     VOLUMES,
@@ -187,10 +188,20 @@ async def test_it_holds_its_own_lease_in_the_system_namespace_only(cluster: Clus
     cluster.control_plane.kubectl("delete", "lease", "-n", SYSTEM_NAMESPACE, "virtplane-agent-host-a")
 
 
-@pytest.mark.parametrize("resource", [VIRTUAL_MACHINES, VOLUMES, STORAGE_POOLS], ids=lambda one: one.plural)
-async def test_it_creates_and_deletes_no_machine_volume_or_pool(cluster: Cluster, resource: Resource) -> None:
+@pytest.mark.parametrize("resource", [VIRTUAL_MACHINES, VOLUMES, STORAGE_POOLS, NETWORKS], ids=lambda one: one.plural)
+async def test_it_creates_and_deletes_no_machine_volume_pool_or_network(cluster: Cluster, resource: Resource) -> None:
     for verb in ("create", "delete", "deletecollection", "update", "patch"):
         assert not may("virtplane:agent:host-a", AGENT_GROUP, cluster, verb, f"{resource.plural}.virtplane.dev")
+
+
+async def test_it_reads_networks_and_writes_no_status_of_them(cluster: Cluster) -> None:
+    network = await cluster.network()
+    agent = await cluster.agent("host-a")
+    assert (await agent.get(NETWORKS, "lan", cluster.namespace))["spec"] == network["spec"]
+    for verb in ("list", "watch"):
+        assert may("virtplane:agent:host-a", AGENT_GROUP, cluster, verb, "virtualnetworks.virtplane.dev")
+    with pytest.raises(Forbidden):
+        await agent.apply_status(NETWORKS, network, {"used": 0}, field_manager=ME)
 
 
 async def test_it_reads_no_secret(cluster: Cluster) -> None:

@@ -8,23 +8,37 @@ import pytest
 from tests.chart.conftest import SYSTEM_NAMESPACE, Cluster
 from tests.chart.test_agents import may
 from virtplane_api.kube.errors import Forbidden
-from virtplane_api.kube.resources import ACTIONS, VIRTUAL_MACHINES, Object
-from virtplane_api.names import HOST_STATE_FINALIZER, OPERATOR_FIELD_MANAGER
+from virtplane_api.kube.resources import ACTIONS, NETWORKS, VIRTUAL_MACHINES, Object
+from virtplane_api.names import HOST_STATE_FINALIZER, NETWORK_IN_USE_FINALIZER, OPERATOR_FIELD_MANAGER
 
 OPERATOR = f"system:serviceaccount:{SYSTEM_NAMESPACE}:virtplane-operator"
 FINALIZERS = [HOST_STATE_FINALIZER]
 
 
-async def test_the_operator_never_changes_the_spec_of_a_machine(cluster: Cluster) -> None:
-    machine = await cluster.machine()
+@pytest.mark.parametrize(
+    ("kind", "patch"),
+    [("vpvm", '{"spec":{"powerState":"Stopped"}}'), ("vpnet", '{"spec":{"mode":"Isolated"}}')],
+    ids=["a machine", "a network"],
+)
+async def test_the_operator_never_changes_a_spec_of_the_user(cluster: Cluster, kind: str, patch: str) -> None:
+    made = {"vpvm": await cluster.machine(), "vpnet": await cluster.network()}
+    resource = {"vpvm": VIRTUAL_MACHINES, "vpnet": NETWORKS}[kind]
     operator = await cluster.operator()
     kubeconfig = cluster.control_plane.service_account_kubeconfig(SYSTEM_NAMESPACE, "virtplane-operator")
-    with pytest.raises(Exception, match="spec: the operator never changes what the user of a VirtualMachine asked for"):
+    with pytest.raises(
+        Exception,
+        match="spec: the operator never changes what the user of a VirtualMachine or a VirtualNetwork asked for",
+    ):
         cluster.control_plane.kubectl(
-            "--kubeconfig", str(kubeconfig), "patch", "vpvm", "web", "-n", cluster.namespace,
-            "--type=merge", "-p", '{"spec":{"powerState":"Stopped"}}',
+            "--kubeconfig", str(kubeconfig), "patch", kind, made[kind]["metadata"]["name"], "-n", cluster.namespace,
+            "--type=merge", "-p", patch,
         )  # fmt: skip
-    await operator.set_finalizers(VIRTUAL_MACHINES, machine, [], field_manager=OPERATOR_FIELD_MANAGER)
+    await operator.set_finalizers(resource, made[kind], [], field_manager=OPERATOR_FIELD_MANAGER)
+    used = {"used": 1, "free": 252}
+    if resource is NETWORKS:
+        read = await operator.get(NETWORKS, "lan", cluster.namespace)
+        written = await operator.apply_status(NETWORKS, read, used, field_manager=OPERATOR_FIELD_MANAGER)
+        assert written["status"].items() >= used.items()
 
 
 @pytest.mark.parametrize(
@@ -38,6 +52,9 @@ async def test_the_operator_never_changes_the_spec_of_a_machine(cluster: Cluster
         ("delete", "virtualmachines.virtplane.dev", False),
         ("create", "hypervisors.virtplane.dev", False),
         ("delete", "storagepools.virtplane.dev", False),
+        ("watch", "virtualnetworks.virtplane.dev", True),
+        ("create", "virtualnetworks.virtplane.dev", False),
+        ("delete", "virtualnetworks.virtplane.dev", False),
         ("get", "secrets", False),
         ("create", "pods", False),
         ("create", "roles.rbac.authorization.k8s.io", False),
@@ -73,6 +90,9 @@ async def test_a_namespace_s_users_get_their_rights_by_the_usual_roles(
     cluster.control_plane.kubectl(
         "create", "rolebinding", f"{role}-user", "-n", cluster.namespace, f"--clusterrole={role}", f"--user={role}-user"
     )
+    for verb in ("create", "update", "patch", "delete", "deletecollection"):
+        assert may(f"{role}-user", "system:authenticated", cluster, verb, "virtualnetworks.virtplane.dev") is creates
+    assert may(f"{role}-user", "system:authenticated", cluster, "watch", "virtualnetworks.virtplane.dev")
     read = await user.get(VIRTUAL_MACHINES, "web", cluster.namespace)
     changed = copy.deepcopy(read)
     changed["spec"]["powerState"] = "Stopped"
@@ -88,6 +108,7 @@ async def test_a_namespace_s_users_get_their_rights_by_the_usual_roles(
 async def test_new_objects_get_their_finalizer_beside_others_and_keep_it(cluster: Cluster) -> None:
     machine, volume = await cluster.machine(), await cluster.volume()
     assert machine["metadata"]["finalizers"] == volume["metadata"]["finalizers"] == FINALIZERS
+    assert (await cluster.network())["metadata"]["finalizers"] == [NETWORK_IN_USE_FINALIZER]
     manifest = f"""
 apiVersion: virtplane.dev/v1alpha1
 kind: VirtualMachine

@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.control_plane import CommandError, ControlPlane
 from virtplane_api.kube.resources import Object
 
-KINDS = ("hypervisors", "storagepools", "virtualmachineactions", "virtualmachines", "volumes")
+KINDS = ("hypervisors", "storagepools", "virtualmachineactions", "virtualmachines", "virtualnetworks", "volumes")
 RECOMMENDED = {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart"}
 
 

@@ -6,9 +6,11 @@ own. All of it ends with this process, in whatever way it ends.
 
 import argparse
 import hashlib
+import os
 import signal
 import sys
 import time
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -19,8 +21,10 @@ from tests.cluster.binaries import BuildError
 from tests.cluster.clusters import Cluster, current_cluster, own_cluster
 from tests.cluster.control_plane import CommandError, ControlPlaneError
 from tests.cluster.guest_processes import guest_processes
-from tests.cluster.guests.quickstart import UP_LINE, ImageError, quickstart_image
+from tests.cluster.guests.quickstart import PAGE, UP_LINE, ImageError, quickstart_image
 from tests.cluster.identities import Identities
+from tests.cluster.network_leftovers import mounts_below, network_processes
+from tests.cluster.relay import relayed
 from tests.cluster.system import OPERATOR, SYSTEM_NAMESPACE, System
 from tests.http_images.server import serve_folder
 
@@ -30,6 +34,8 @@ EXAMPLE = ROOT / "docs" / "examples" / "quickstart.yaml"
 AGENT = "local"
 RELEASE = "virtplane"
 MACHINE = "quickstart"
+HOST_PORT = 8080
+"""Of the example's port forward."""
 READY_TIMEOUT_S = 120.0
 SERVED_TIMEOUT_S = 30.0
 
@@ -52,6 +58,9 @@ class Quickstart:
         self._stack = ExitStack()
         self._applied = False
         self._installed = False
+        self._has_network = os.geteuid() == 0
+        """Networks of mode NAT take root."""
+        self._page_url = ""
 
     def __enter__(self) -> Self:
         try:
@@ -112,15 +121,21 @@ class Quickstart:
         )
         self.system.start_operator()
         self.system.start_agent(AGENT, ["qemu"], "--allow-source", self._server.address)
+        if self._has_network:
+            # The network is in a namespace of its own, so that nothing of this machine's is changed.
+            relay = relayed(self.system.host(AGENT), "127.0.0.1", HOST_PORT)
+            self._page_url = f"http://127.0.0.1:{self._stack.enter_context(relay)}/"
 
     def manifest(self) -> str:
         """The example, with the image's address and checksum of today, and a pool that goes away with us."""
-        pool, machine = yaml.safe_load_all(EXAMPLE.read_text())
+        pool, network, machine = yaml.safe_load_all(EXAMPLE.read_text())
         pool["spec"]["directory"]["path"] = str(self.system.directory / "pool")
         source = machine["spec"]["disks"][0]["volume"]["source"]["http"]
         source["url"] = self._server.url(self._image.name)
         source["checksum"] = f"sha256:{hashlib.sha256(self._image.read_bytes()).hexdigest()}"
-        return str(yaml.safe_dump_all([pool, machine], sort_keys=False))
+        if not self._has_network:
+            del machine["spec"]["interfaces"]
+        return str(yaml.safe_dump_all([pool, network, machine], sort_keys=False))
 
     def boot(self) -> None:
         """Apply the example, and wait for the machine's Ready and its console."""
@@ -129,10 +144,14 @@ class Quickstart:
         self._applied = True
         say(_indented(self._cluster.kubectl("apply", "-f", "-", input=self.manifest())))
         self._wait_for_ready()
-        say(_indented(self._cluster.kubectl("get", "vpvm,vpvol,vphv,vppool")))
+        say(_indented(self._cluster.kubectl("get", "vpvm,vpnet,vpvol,vphv,vppool")))
         say(f"Ready after {time.monotonic() - began:.1f} s; its serial console:")
         self._show_console()
         say(f"the guest is up, {time.monotonic() - began:.1f} s after the apply")
+        if self._has_network:
+            say(f"its page, by way of its network: {self._page()}")
+        else:
+            say("it has no network: networks of mode NAT take root (sudo make run)")
 
     def remove(self) -> None:
         """Delete the machine, and see that nothing of it is left."""
@@ -142,6 +161,29 @@ class Quickstart:
         left = guest_processes(self.system.directory)
         if left:
             raise QuickstartError(f"the machine is gone and its processes are not: {left}")
+        deadline = time.monotonic() + SERVED_TIMEOUT_S
+        while found := [*mounts_below(self.system.directory), *network_processes(self.system.directory)]:
+            if time.monotonic() > deadline:
+                raise QuickstartError(f"the network is gone and this of it is not: {found}\n{self._logs()}")
+            time.sleep(0.1)
+
+    def _page(self) -> str:
+        """What the guest's web server shows; it begins to serve a moment after the guest is up."""
+        deadline = time.monotonic() + SERVED_TIMEOUT_S
+        while True:
+            try:
+                with urllib.request.urlopen(self._page_url, timeout=5) as answer:  # noqa: S310  # our own
+                    page = str(answer.read().decode().strip())
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    why = self._cluster.kubectl("describe", "vpvm,vpnet")
+                    message = f"{self._page_url} shows nothing: {error}\n{why}\n{self._logs()}"
+                    raise QuickstartError(message) from error
+                time.sleep(0.2)
+            else:
+                if page != PAGE:
+                    raise QuickstartError(f"{self._page_url} shows {page!r} instead of {PAGE!r}")
+                return page
 
     def _wait_for_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -189,6 +231,8 @@ class Quickstart:
     def next_steps(self) -> str:
         """What the user may type now."""
         kubectl = self._cluster.kubectl_program
+        page = f"  curl {self._page_url}  # port {HOST_PORT} of the agent's host leads to port 80 of the guest\n"
+        page = page if self._has_network else ""
         return f"""
 Now it is yours. In another terminal:
 
@@ -198,7 +242,7 @@ Now it is yours. In another terminal:
   kubectl explain vpvm.spec  # and vpact.spec: resets, screenshots, commands in the guest
   kubectl patch vpvm {MACHINE} --type=merge -p '{{"spec":{{"powerState":"Stopped"}}}}'
   kubectl describe vpvm {MACHINE}
-  tail -f {self.system.state_folder(AGENT)}/qemu/*/serial.log
+{page}  tail -f {self.system.state_folder(AGENT)}/qemu/*/serial.log
 
 Logs: {self.system.directory}/*.log
 Ctrl-C here ends and removes everything.

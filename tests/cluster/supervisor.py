@@ -224,11 +224,13 @@ def _serve(owner_pid: int, prefix: str) -> None:
 
 
 def _end_guests(directory: str) -> None:
-    """Guests outlive their agent, as they are meant to: those whose files lie in the folder end with the folder."""
+    """Guests and networks outlive their agent, as they are meant to: those of the folder end with the folder."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # -I leaves it out
     import guest_processes  # type: ignore[import-not-found]  # noqa: PLC0415  # of this folder, standard library only
+    import network_leftovers  # type: ignore[import-not-found]  # noqa: PLC0415
 
     guest_processes.end_guests(directory)
+    network_leftovers.end_networks(directory)
 
 
 def _reply(children: _Children, request: dict[str, Any]) -> None:

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from tests.cluster.supervisor import Supervisor
+from tests.cluster.system_packages import SEARCH_PATH
+from tests.cluster.waiting import eventually
+from tests.drivers.network.linux.host import Namespace
 
 SYSTEM_NAMESPACE = "virtplane-system"
 OPERATOR = "operator"
@@ -39,6 +42,7 @@ class System:
         self._supervisor = Supervisor(prefix="virtplane-")
         self._credentials = credentials(self._supervisor.directory)
         self.pids: dict[str, int] = {}
+        self._hosts: dict[str, Namespace] = {}
 
     @property
     def directory(self) -> Path:
@@ -53,6 +57,20 @@ class System:
         """Of an agent; kept over its restarts."""
         return self.directory / agent / "run"
 
+    def host(self, agent: str) -> Namespace:
+        """The network namespace that the networks of an agent lead out through: nothing of this machine's is touched.
+
+        It has a loopback and no way out; it is kept over restarts of the agent.
+        """
+        if agent not in self._hosts:
+            argv = ["unshare", "--net", "--", "sh", "-c", "ip link set lo up && exec sleep infinity"]
+            name = f"{agent}-network"
+            pid = self._supervisor.start(name, argv, self.directory / f"{name}.log", _path())
+            self._hosts[agent] = Namespace(Path(f"/proc/{pid}/ns/net"))
+            # Its last act before it sleeps.
+            eventually(lambda: (Path(f"/proc/{pid}") / "cmdline").read_bytes().startswith(b"sleep\0"), interval_s=0.005)
+        return self._hosts[agent]
+
     def start_operator(self, *more: str) -> int:
         """Starts the operator; returns its pid."""
         argv = ["-m", "virtplane_operator.main", "--kubeconfig", str(self._credentials.operator_kubeconfig()), *more]
@@ -65,6 +83,8 @@ class System:
         argv = ["-m", *module, "--name", name, "--drivers", ",".join(drivers)]
         argv += ["--kubeconfig", str(self._credentials.agent_kubeconfig(name))]
         argv += ["--state-dir", str(self.state_folder(name)), "--runtime-dir", str(self.runtime_folder(name))]
+        if os.geteuid() == 0:
+            argv += ["--host-netns", str(self.host(name).path)]
         return self._start(name, [*argv, *more])
 
     def stop(self, part: str, grace_s: float = 10.0) -> int | None:
@@ -94,7 +114,12 @@ class System:
         self.close()
 
     def _start(self, name: str, argv: Sequence[str]) -> int:
-        env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.directory), "PYTHONUNBUFFERED": "1"}
+        env = _path() | {"HOME": str(self.directory), "PYTHONUNBUFFERED": "1"}
         pid = self._supervisor.start(name, [sys.executable, *argv], self.directory / f"{name}.log", env)
         self.pids[name] = pid
         return pid
+
+
+def _path() -> dict[str, str]:
+    # Debian keeps sbin out of other users' PATH.
+    return {"PATH": SEARCH_PATH}

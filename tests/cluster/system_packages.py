@@ -13,6 +13,10 @@ from collections.abc import Mapping
 PACKAGE_OF: Mapping[str, str] = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
+    "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
 }
 """The package that brings a command that the quickstart needs."""
 TESTS_PACKAGE_OF: Mapping[str, str] = {

@@ -7,6 +7,7 @@ from virtplane_api.kube.resources import (
     ACTIONS,
     HYPERVISORS,
     LEASES,
+    NETWORKS,
     STORAGE_POOLS,
     VIRTUAL_MACHINES,
     VOLUMES,
@@ -28,6 +29,7 @@ def vm(
     version: int = 1,
     placement: Mapping[str, Any] | None = None,
     disks: Sequence[Mapping[str, Any]] = (),
+    interfaces: Sequence[Mapping[str, Any]] = (),
     status: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     **spec: Any,
@@ -36,6 +38,8 @@ def vm(
     wanted = {"powerState": "Running", "cpu": {"cores": 2}, "memory": {"size": "1Gi"}} | spec
     if disks:
         wanted["disks"] = list(disks)
+    if interfaces:
+        wanted["interfaces"] = list(interfaces)
     seen = dict(status or {}) | ({"placement": dict(placement)} if placement is not None else {})
     return _object(VIRTUAL_MACHINES, name, uid, version, wanted, {"observedGeneration": -1} | seen, metadata)
 
@@ -86,10 +90,39 @@ def pool(
     return _object(STORAGE_POOLS, name, uid or f"{name}-uid", version, wanted, dict(status or {}), metadata)
 
 
-def hypervisor(name: str = "host-a-qemu", *, version: int = 1, pools: Sequence[Mapping[str, Any]] = ()) -> Object:
-    """Of the agent `host-a`; `pools` is what it reports of them."""
+def network(
+    name: str = "lan",
+    *,
+    uid: str = "",
+    version: int = 1,
+    status: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **spec: Any,
+) -> Object:
+    """A network of mode NAT, with the addresses of 10.20.0.0/24 unless `spec` says which it has."""
+    wanted = {"mode": "NAT"} | spec
+    if not {"ipv4", "ipv6", "bridge"} & set(spec):
+        wanted["ipv4"] = {"cidr": "10.20.0.0/24"}
+    return _object(NETWORKS, name, uid or f"{name}-uid", version, wanted, dict(status or {}), metadata)
+
+
+def claimed(interface: str = "lan", network: str = "lan", mac: str = "52:54:00:00:00:01", *ips: str) -> dict[str, Any]:
+    """One row of status.placement.interfaces, in the network of UID `<network>-uid`."""
+    row = {"name": interface, "networkName": network, "networkUID": f"{network}-uid", "macAddress": mac}
+    return row | {"ipAddresses": list(ips)} if ips else row
+
+
+def hypervisor(
+    name: str = "host-a-qemu",
+    *,
+    version: int = 1,
+    pools: Sequence[Mapping[str, Any]] = (),
+    networks: Sequence[Mapping[str, Any]] = (),
+) -> Object:
+    """Of the agent `host-a`; `pools` and `networks` are what it reports of them."""
     spec = {"driver": "qemu", "agentName": name.rpartition("-")[0]}
-    return _object(HYPERVISORS, name, f"{name}-uid", version, spec, {"pools": list(pools)}, None)
+    status = {"pools": list(pools), "networks": list(networks)}
+    return _object(HYPERVISORS, name, f"{name}-uid", version, spec, status, None)
 
 
 def lease(agent: str = "host-a", *, version: int = 1, holder: str = "identity-1") -> Object:
@@ -110,7 +143,8 @@ def conditions(status: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def store_of(*objects: Object) -> Store:
     """A store that holds them."""
-    by_kind = {resource.kind: resource for resource in (VIRTUAL_MACHINES, VOLUMES, ACTIONS, STORAGE_POOLS, HYPERVISORS)}
+    kinds = (VIRTUAL_MACHINES, VOLUMES, ACTIONS, STORAGE_POOLS, NETWORKS, HYPERVISORS)
+    by_kind = {resource.kind: resource for resource in kinds}
     store = Store()
     for obj in objects:
         store.put(by_kind[obj["kind"]], obj)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from virtplane_operator.placement import Candidate, NoFit, Request, StorageNeed, choose
+from virtplane_operator.placement import Candidate, HostPort, NoFit, Request, StorageNeed, choose
 
 
 def hypervisor(name: str, **changes: Any) -> Candidate:
@@ -18,6 +18,7 @@ def hypervisor(name: str, **changes: Any) -> Candidate:
         allocatable_memory_mib=8192,
         pool_types=frozenset({"directory"}),
         ready_pool_uids=frozenset({"fast-uid"}),
+        network_modes=frozenset({"NAT", "Isolated"}),
     )
     return dataclasses.replace(base, **changes)
 
@@ -28,12 +29,15 @@ def request(**changes: Any) -> Request:
 
 ON_FAST = StorageNeed(pool_name="fast", pool_uid="fast-uid", pool_type="directory", disk_name="root")
 
+HTTP, HTTPS = HostPort(8080, "TCP"), HostPort(8443, "TCP")
+
 ONE_FITS = [
     ("the driver asked for", {"driver": "fake"}, {"driver": "fake"}),
     ("the name asked for", {"hypervisor_name": "b-qemu"}, {}),
     ("the labels asked for", {"match_labels": {"zone": "b"}}, {"labels": {"zone": "b", "rack": "1"}}),
     ("the pool of a disk", {"storage": (dataclasses.replace(ON_FAST, pool_uid="new"),)}, {"ready_pool_uids": {"new"}}),
     ("beside an existing local volume", {"storage": (dataclasses.replace(ON_FAST, agent_name="b"),)}, {}),
+    ("the mode of a network", {"network_modes": frozenset({"Overlay"})}, {"network_modes": {"NAT", "Overlay"}}),
     ("more memory than the other has", {"memory_mib": 9000}, {"allocatable_memory_mib": 9000}),
     ("more CPUs than the other has", {"cores": 41}, {"allocatable_cores": 41}),
 ]
@@ -42,6 +46,14 @@ ONE_FITS = [
 @pytest.mark.parametrize(("asked", "has"), [row[1:] for row in ONE_FITS], ids=[row[0] for row in ONE_FITS])
 def test_a_machine_goes_where_it_fits(asked: dict[str, Any], has: dict[str, Any]) -> None:
     chosen = choose(request(**asked), [hypervisor("a-qemu"), hypervisor("b-qemu", **has), hypervisor("c-qemu")])
+    assert isinstance(chosen, Candidate)
+    assert chosen.name == "b-qemu"
+
+
+def test_a_machine_goes_where_its_host_ports_are_free() -> None:
+    taken = hypervisor("a-qemu", host_ports={HTTP: ("shop/web",)})
+    same_number = hypervisor("b-qemu", host_ports={HostPort(8080, "UDP"): ("shop/dns",)}, used_cores=30)
+    chosen = choose(request(host_ports=frozenset({HTTP})), [taken, same_number])
     assert isinstance(chosen, Candidate)
     assert chosen.name == "b-qemu"
 
@@ -96,6 +108,30 @@ NOTHING_FITS = [
         {"storage": (dataclasses.replace(ON_FAST, pool_uid="x"),)},
         [{}],
         "0 of 1 hypervisor fits: 1 cannot use pool fast",
+    ),
+    (
+        "a network mode that is not to be had",
+        {"network_modes": frozenset({"NAT", "Overlay"})},
+        [{}],
+        "0 of 1 hypervisor fits: 1 lacks network mode Overlay",
+    ),
+    (
+        "hosts that lack different modes",
+        {"network_modes": frozenset({"NAT", "Overlay"})},
+        [{}, {"network_modes": frozenset()}],
+        "0 of 2 hypervisors fit: 2 lack network modes NAT, Overlay",
+    ),
+    (
+        "a host port that another machine has",
+        {"host_ports": frozenset({HTTP})},
+        [{"host_ports": {HTTP: ("shop/web",)}}],
+        "0 of 1 hypervisor fits: 1 has host port 8080/TCP in use by shop/web",
+    ),
+    (
+        "host ports that others have, each host another",
+        {"host_ports": frozenset({HTTP, HTTPS})},
+        [{"host_ports": {HTTP: ("shop/web",), HTTPS: ("lab/x",)}}, {"host_ports": {HTTPS: ("lab/y", "lab/z")}}],
+        "0 of 2 hypervisors fit: 2 have host ports 8080/TCP, 8443/TCP in use by lab/x, lab/y, lab/z, ...",
     ),
     (
         "a volume beside another host",

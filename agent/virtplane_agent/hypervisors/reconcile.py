@@ -5,6 +5,7 @@ from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.hypervisors.pools import PoolProbe
 from virtplane_agent.hypervisors.status import OWNED, OWNED_CONDITIONS, hypervisor_status
 from virtplane_agent.machines.strays import Strays
+from virtplane_agent.networks.serving import Networks
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import differs
 from virtplane_api.kube.errors import AlreadyExists
@@ -24,12 +25,19 @@ class HypervisorReconciler:
     """Passes over this agent's Hypervisors by name."""
 
     def __init__(
-        self, client: KubeClient, endpoints: Endpoints, hypervisors: Informer, pools: PoolProbe, strays: Strays
+        self,
+        client: KubeClient,
+        endpoints: Endpoints,
+        hypervisors: Informer,
+        pools: PoolProbe,
+        networks: Networks,
+        strays: Strays,
     ) -> None:
         self._client = client
         self._endpoints = endpoints
         self._hypervisors = hypervisors
         self._pools = pools
+        self._networks = networks
         self._strays = strays
 
     async def reconcile(self, name: str) -> Outcome:
@@ -43,6 +51,8 @@ class HypervisorReconciler:
             agent_version=__version__,
             pool_types=endpoint.pool_types,
             pools=await self._pools.reports(hypervisor, endpoint),
+            network_modes=[mode.value for mode in endpoint.network_modes],
+            networks=self._networks.reports(endpoint),
             orphans=self._strays.orphans(name),
         )
         if differs(hypervisor, status, owned=OWNED, owned_conditions=OWNED_CONDITIONS):

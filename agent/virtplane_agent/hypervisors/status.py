@@ -18,6 +18,8 @@ OWNED = (
     "missingCapabilities",
     "poolTypes",
     "pools",
+    "networkModes",
+    "networks",
     "orphans",
 )
 OWNED_CONDITIONS = ("Ready",)
@@ -31,6 +33,8 @@ def hypervisor_status(
     agent_version: str,
     pool_types: Iterable[str],
     pools: Sequence[Mapping[str, Any]],
+    network_modes: Iterable[str],
+    networks: Sequence[Mapping[str, Any]],
     orphans: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """All that the agent says of one of its hypervisors. Empty lists are left out."""
@@ -49,6 +53,8 @@ def hypervisor_status(
         "missingCapabilities": missing,
         "poolTypes": sorted(pool_types),
         "pools": list(pools),
+        "networkModes": sorted(network_modes),
+        "networks": list(networks),
         "orphans": list(orphans),
         "conditions": merged(
             conditions_of(hypervisor), [Condition("Ready", "True", Reason.RUNNING, "")], generation=generation

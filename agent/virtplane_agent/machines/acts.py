@@ -17,6 +17,7 @@ from virtplane_agent.machines.desired import (
 )
 from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.hindrance import Hindrance, Progress
+from virtplane_agent.machines.interfaces import Interfaces
 from virtplane_agent.machines.restarts import Restarts, may_restart
 from virtplane_agent.machines.steps import Goal, Step
 from virtplane_api.kube.resources import Object, uid_of
@@ -24,7 +25,7 @@ from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import Unresponsive
-from virtplane_drivers.hypervisor.contract import CanPause, CanShutDown, CanSuspend, Observed
+from virtplane_drivers.hypervisor.contract import CanPause, CanShutDown, CanSuspend, Desired, Observed
 
 LOOK_AGAIN_S = 10.0
 """A driver's events are hints: what runs is looked at this often without any."""
@@ -62,10 +63,16 @@ class Acts:
     """Takes steps. What is kept in memory here is only when something was last tried."""
 
     def __init__(
-        self, cluster_id: str, disks: Disks, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        cluster_id: str,
+        disks: Disks,
+        interfaces: Interfaces,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster_id = cluster_id
         self._disks = disks
+        self._interfaces = interfaces
         self._clock = clock
         self._restarts = Restarts()
         self._asked: dict[str, tuple[datetime, datetime]] = {}
@@ -126,9 +133,9 @@ class Acts:
         if not observed.exists:
             return GOES_ON
         if observed.owner != owner_of(machine, self._cluster_id):
-            attachments = await self._disks.attachments(machine)
-            if not isinstance(attachments, Hindrance):
-                await subject.endpoint.driver.define(desired_machine(machine, self._cluster_id, attachments))
+            desired = await self._desired(subject)
+            if isinstance(desired, Desired):
+                await subject.endpoint.driver.define(desired)
         asked_at, driver = observed.shut_down_asked_at, subject.endpoint.driver
         if asked_at is not None and isinstance(driver, CanShutDown):
             # Asked, and then wanted to run again: an end within the grace period is still the one that was asked for.
@@ -142,14 +149,13 @@ class Acts:
     # --- starts -------------------------------------------------------------------------------------------------------
 
     async def _start(self, subject: Subject) -> Result:
-        machine, endpoint = subject.machine, subject.endpoint
+        endpoint = subject.endpoint
         if subject.goal is Goal.PAUSED and not isinstance(endpoint.driver, CanPause):
             return _not_supported(subject, "Pause")
-        attachments = await self._disks.attachments(machine)
-        if isinstance(attachments, Hindrance):
+        desired = await self._desired(subject)
+        if isinstance(desired, Hindrance):
             # A volume that gets ready here wakes its machine; one of another host's does not.
-            return Wait(_again_s(attachments), attachments.reason), attachments
-        desired = desired_machine(machine, self._cluster_id, attachments)
+            return Wait(_again_s(desired), desired.reason), desired
         unusable = [disk.name for disk in desired.disks if type(disk.attachment) not in endpoint.facts.attachments]
         if unusable:
             message = f"{endpoint.name} cannot attach the volumes of {', '.join(unusable)}"
@@ -159,6 +165,16 @@ class Acts:
         await endpoint.driver.define(desired)
         await endpoint.driver.start(subject.uid)
         return GOES_ON
+
+    async def _desired(self, subject: Subject) -> Desired | Hindrance:
+        """The machine as it is to be now, with all that it is attached to; or the first thing that it cannot be."""
+        disks = await self._disks.attachments(subject.machine)
+        if isinstance(disks, Hindrance):
+            return disks
+        nics = await self._interfaces.nics(subject.machine, subject.endpoint)
+        if isinstance(nics, Hindrance):
+            return nics
+        return desired_machine(subject.machine, self._cluster_id, disks, nics)
 
     async def _restart(self, subject: Subject) -> Result:
         """A machine that ended by itself: as its policy says, and not in a tight circle."""
@@ -182,11 +198,11 @@ class Acts:
         if subject.goal is Goal.STOPPED and not grace_period(subject.machine):
             await subject.endpoint.driver.power_off(subject.uid)
             return GOES_ON
-        attachments = await self._disks.attachments(subject.machine)
-        if isinstance(attachments, Hindrance):
-            return Wait(_again_s(attachments), attachments.reason), attachments
+        desired = await self._desired(subject)
+        if isinstance(desired, Hindrance):
+            return Wait(_again_s(desired), desired.reason), desired
         # The newer token first: disks may have seen it already.
-        await subject.endpoint.driver.define(desired_machine(subject.machine, self._cluster_id, attachments))
+        await subject.endpoint.driver.define(desired)
         await subject.endpoint.driver.start(subject.uid)
         return Wait(0.0, "awake"), None
 
@@ -274,7 +290,8 @@ def _held(policy: str, reason: ExitReason) -> Hindrance:
 
 def _again_s(hindrance: Hindrance) -> float:
     """A disk that is being made is soon there; one that failed or is lost is a matter of minutes."""
-    return _DISKS_AGAIN_S if hindrance.reason == Reason.VOLUME_NOT_READY else _DISKS_LATER_S
+    soon = (Reason.VOLUME_NOT_READY, Reason.ADDRESS_IN_USE)
+    return _DISKS_AGAIN_S if hindrance.reason in soon else _DISKS_LATER_S
 
 
 def _stalled(reason: str, message: str) -> Result:

@@ -9,7 +9,7 @@ from virtplane_agent.machines.steps import Goal, Seen, seen
 from virtplane_api.kube.resources import Object, is_being_deleted, uid_of
 from virtplane_api.quantity import quantity_mib
 from virtplane_api.vocabulary import DiskType, DisplayType, RestartPolicy
-from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Observed, Owner, Pinned
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Nic, Observed, Owner, Pinned
 
 DEFAULT_GRACE_S = 60
 
@@ -62,8 +62,10 @@ def smbios_uuid(cluster_id: str, namespace: str, name: str) -> str:
     return str(uuid.uuid5(uuid.UUID(cluster_id), f"{namespace}/{name}"))
 
 
-def desired_machine(machine: Object, cluster_id: str, attached: Sequence[AttachedDisk]) -> Desired:
-    """The machine as its driver is to define it, with its disks in the order of the spec."""
+def desired_machine(
+    machine: Object, cluster_id: str, attached: Sequence[AttachedDisk], nics: Sequence[Nic] = ()
+) -> Desired:
+    """The machine as its driver is to define it, with its disks and interfaces in the order of the placement."""
     metadata, spec = machine["metadata"], machine["spec"]
     effective = machine.get("status", {}).get("effective") or {}
     disks = {disk["name"]: disk for disk in spec.get("disks") or ()}
@@ -85,6 +87,7 @@ def desired_machine(machine: Object, cluster_id: str, attached: Sequence[Attache
             )
             for disk in attached
         ),
+        nics=tuple(nics),
         display=DisplayType(spec["display"]["type"]) if "display" in spec else None,
         restarted_at=spec.get("restartedAt", ""),
         pinned=Pinned(machine_type=effective.get("machineType"), cpu_model=(effective.get("cpu") or {}).get("model")),

@@ -13,6 +13,7 @@ from virtplane_agent.machines.acts import LOOK_AGAIN_S, Acts, Subject
 from virtplane_agent.machines.desired import next_goal, wanted
 from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.hindrance import Hindrance, Progress
+from virtplane_agent.machines.interfaces import Interfaces
 from virtplane_agent.machines.status import machine_status
 from virtplane_agent.machines.steps import NEXT, Goal, Step, seen
 from virtplane_agent.machines.strays import Strays
@@ -41,6 +42,7 @@ class MachineReconciler:
         endpoints: Endpoints,
         machines: Placed,
         disks: Disks,
+        interfaces: Interfaces,
         strays: Strays,
         reporter: Reporter,
         *,
@@ -48,7 +50,7 @@ class MachineReconciler:
     ) -> None:
         self._endpoints = endpoints
         self._machines = machines
-        self._acts = Acts(cluster_id, disks, clock=clock)
+        self._acts = Acts(cluster_id, disks, interfaces, clock=clock)
         self._strays = strays
         self._reporter = reporter
         self._endpoint_of: dict[str, Endpoint] = {}

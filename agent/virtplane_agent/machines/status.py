@@ -1,5 +1,6 @@
 """The agent's part of a machine's status, as a pure function of what was observed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from virtplane_agent.machines.desired import is_restart_due, wanted
@@ -22,6 +23,7 @@ OWNED = (
     "lastExit",
     "restartedAt",
     "restarts",
+    "interfaces",
 )
 OWNED_CONDITIONS = ("Ready", "Reconciling", "Stalled")
 _MIB = 1 << 20
@@ -56,6 +58,7 @@ def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | N
         "powerState": power.value,
         "conditions": merged(conditions_of(machine), conditions, generation=generation),
     }
+    status["interfaces"] = _interfaces(placement)
     if power in _RUNS and observed.started_at is not None:
         status["startTime"] = timestamp(observed.started_at)
     effective = _effective(observed.effective) if observed.effective is not None else None
@@ -76,6 +79,13 @@ def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | N
     else:
         status["lastExit"] = machine["status"].get("lastExit")
     return {field: value for field, value in status.items() if value}
+
+
+def _interfaces(placement: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {field: placed[field] for field in ("name", "macAddress", "ipAddresses") if placed.get(field)}
+        for placed in placement.get("interfaces") or ()
+    ]
 
 
 def _conditions(observed: Observed, power: PowerState, goal: Goal, hindrance: Hindrance | None) -> list[Condition]:

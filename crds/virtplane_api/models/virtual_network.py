@@ -9,9 +9,6 @@ from virtplane_api.models.common import Conditions, Generation, ObjectName
 from virtplane_api.names import CATEGORY, GROUP, VERSION
 from virtplane_api.vocabulary import Addressing, NetworkMode
 
-NO_GATEWAY = "None"
-"""In the place of a gateway's address: the network has none."""
-
 IpAddress = Annotated[
     str,
     Field(min_length=2, max_length=45),

@@ -6,6 +6,7 @@ from virtplane_api.kube.conditions import is_true
 from virtplane_api.kube.resources import HYPERVISORS, Key, Object
 from virtplane_api.models.hypervisor import DEFAULT_CPU_ALLOCATION_RATIO, PoolState
 from virtplane_api.quantity import quantity_mib
+from virtplane_operator.networks.claims import Claims
 from virtplane_operator.placement import Candidate
 from virtplane_operator.world import AgentHealth, Store, Usage
 from virtplane_operator.world.store import version_of
@@ -14,9 +15,10 @@ from virtplane_operator.world.store import version_of
 class Candidates:
     """Reads the store; what a Hypervisor reports is parsed once per version of it."""
 
-    def __init__(self, store: Store, usage: Usage, health: AgentHealth) -> None:
+    def __init__(self, store: Store, usage: Usage, claims: Claims, health: AgentHealth) -> None:
         self._store = store
         self._usage = usage
+        self._claims = claims
         self._health = health
         self._parsed: dict[Key, tuple[int, Candidate]] = {}
 
@@ -32,6 +34,7 @@ class Candidates:
                     healthy=reported.healthy and self._health.takes_work(reported.agent_name),
                     used_cores=used.cores,
                     used_memory_mib=used.memory_mib,
+                    host_ports=self._claims.ports(reported.agent_name),
                 )
             )
         return found
@@ -60,4 +63,5 @@ def _candidate(hypervisor: Object) -> Candidate:
         allocatable_memory_mib=quantity_mib(capacity.get("allocatableMemory", 0)),
         pool_types=frozenset(status.get("poolTypes") or ()),
         ready_pool_uids=frozenset(pool["uid"] for pool in pools if pool["state"] == PoolState.READY),
+        network_modes=frozenset(status.get("networkModes") or ()),
     )

@@ -5,19 +5,31 @@ claimed for it, then the machine is placed. A crash between any two of these lea
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import differs, find
 from virtplane_api.kube.errors import AlreadyExists
 from virtplane_api.kube.events import EventRecorder
-from virtplane_api.kube.resources import VIRTUAL_MACHINES, VOLUMES, Key, Object, is_being_deleted, key_of, uid_of
-from virtplane_api.names import OPERATOR_FIELD_MANAGER
+from virtplane_api.kube.resources import (
+    NETWORKS,
+    VIRTUAL_MACHINES,
+    VOLUMES,
+    Key,
+    Object,
+    is_being_deleted,
+    key_of,
+    uid_of,
+)
+from virtplane_api.names import NETWORK_IN_USE_FINALIZER, OPERATOR_FIELD_MANAGER
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.lifetime import FIRST_STATUS_AFTER_S, ensure_finalizer, is_off_its_host, release, younger_than
+from virtplane_operator.machines.contests import contested
 from virtplane_operator.machines.disks import Blocked, DiskPlan, plan_disks
+from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of, plan_interfaces
 from virtplane_operator.machines.status import (
     OWNED,
     OWNED_CONDITIONS,
@@ -27,6 +39,8 @@ from virtplane_operator.machines.status import (
     silent_status,
     unplaced_status,
 )
+from virtplane_operator.networks.catalog import Catalog
+from virtplane_operator.networks.claims import Claims
 from virtplane_operator.placement import Candidate, NoFit, Request, choose
 from virtplane_operator.volumes.inline import volume_of
 from virtplane_operator.volumes.reconcile import apply_placement
@@ -39,6 +53,16 @@ _MAX_TOKEN_STEP = 10_000
 """How far a token that a host has seen is believed: tokens grow by one, and cannot be taken back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What machines get their addresses from."""
+
+    catalog: Catalog
+    claims: Claims
+    cluster_id: str
+    """Uid of the namespace kube-system."""
+
+
 class MachineReconciler:
     """Passes over machines. `pending` are those that wait for a change of the world."""
 
@@ -48,6 +72,7 @@ class MachineReconciler:
         store: Store,
         usage: Usage,
         candidates: Candidates,
+        networks: Networks,
         health: AgentHealth,
         events: EventRecorder,
     ) -> None:
@@ -56,6 +81,7 @@ class MachineReconciler:
         self._store = store
         self._usage = usage
         self._candidates = candidates
+        self._networks = networks
         self._health = health
         self._events = events
 
@@ -95,6 +121,7 @@ class MachineReconciler:
 
     async def _watch_over(self, machine: Object) -> Outcome:
         placement = placement_of(machine)
+        contest = contested(self._store, self._networks.claims, machine)
         seen = (machine["status"].get("host") or {}).get("seenToken", 0)
         if placement["token"] <= seen <= placement["token"] + _MAX_TOKEN_STEP:
             note = f"its host has seen token {seen}: placed anew on {placement['hypervisor']} above it"
@@ -102,14 +129,17 @@ class MachineReconciler:
             self._events.record(machine, reason=Reason.STALE_TOKEN, action="Placing", note=note, type_="Warning")
             return Done()
         if self._health.is_silent(placement.get("agentName", "")):
-            status = silent_status(machine)
+            status = silent_status(machine, contest)
             owned: tuple[str, ...] = (*OWNED, "powerState")
             conditions: tuple[str, ...] = (*OWNED_CONDITIONS, "Ready")
         else:
-            status = placed_status(machine, placement)
+            status = placed_status(machine, placement, contest)
             owned, conditions = OWNED, OWNED_CONDITIONS
         if differs(machine, status, owned=owned, owned_conditions=conditions):
             await self._apply(machine, status)
+            if contest is not None:
+                note = contest.message
+                self._events.record(machine, reason=contest.reason, action="Placing", note=note, type_="Warning")
         return Done()
 
     # --- a machine without one ----------------------------------------------------------------------------------------
@@ -118,21 +148,26 @@ class MachineReconciler:
         plans = plan_disks(self._store, machine)
         if isinstance(plans, Blocked):
             return await self._wait_for_the_world(machine, plans.reason, plans.message)
-        chosen = choose(_request(machine, plans), self._candidates.all())
+        networks = self._networks
+        interfaces = plan_interfaces(networks.catalog, networks.claims, networks.cluster_id, machine)
+        if isinstance(interfaces, Blocked):
+            return await self._wait_for_the_world(machine, interfaces.reason, interfaces.message)
+        chosen = choose(_request(machine, plans, interfaces), self._candidates.all())
         if isinstance(chosen, NoFit):
             return await self._wait_for_the_world(machine, Reason.NO_HYPERVISOR_FITS, chosen.message)
-        with self._usage.assumed(uid_of(machine), chosen.name, demand_of(machine)):
+        placement = _placement(machine, chosen, interfaces)
+        # No await between the plan and this: what was free then is free still.
+        with (
+            self._usage.assumed(uid_of(machine), chosen.name, demand_of(machine)),
+            networks.claims.assumed(machine, placement),
+        ):
+            await self._keep_networks(interfaces)
             disks = []
             for plan in plans:
                 volume = await self._prepare_volume(machine, plan, chosen)
                 if volume is None:
                     return Failed("VolumeNotSeen", f"Volume {plan.volume_name} exists and is not seen yet")
                 disks.append({"name": plan.name, "volumeName": plan.volume_name, "volumeUID": uid_of(volume)})
-            placement: dict[str, Any] = {
-                "hypervisor": chosen.name,
-                "agentName": chosen.agent_name,
-                "token": next_token(machine),
-            }
             if disks:
                 placement["disks"] = disks
             await self._apply(machine, placed_status(machine, placement))
@@ -141,6 +176,13 @@ class MachineReconciler:
             # It was said that it has no place; what never waited needs no news.
             self._events.record(machine, reason=Reason.PLACED, action="Placing", note=f"placed on {chosen.name}")
         return Done()
+
+    async def _keep_networks(self, interfaces: Sequence[InterfacePlan]) -> None:
+        """No network goes once a machine has a place on it, also one that is deleted in this moment."""
+        keys = {plan.network.key for plan in interfaces}
+        networks = [network for key in keys if (network := self._store.get(NETWORKS, key)) is not None]
+        for network in networks:
+            await ensure_finalizer(self._client, self._store, NETWORKS, network, finalizer=NETWORK_IN_USE_FINALIZER)
 
     async def _prepare_volume(self, machine: Object, plan: DiskPlan, chosen: Candidate) -> Object | None:
         """The disk's Volume: made, placed beside the machine, and claimed for it."""
@@ -180,7 +222,17 @@ class MachineReconciler:
         self._store.put_written(VIRTUAL_MACHINES, written)
 
 
-def _request(machine: Object, plans: Sequence[DiskPlan]) -> Request:
+def _placement(machine: Object, chosen: Candidate, interfaces: Sequence[InterfacePlan]) -> dict[str, Any]:
+    """The next placement, but for the disks."""
+    placement: dict[str, Any] = {
+        "hypervisor": chosen.name,
+        "agentName": chosen.agent_name,
+        "token": next_token(machine),
+    }
+    return placement | {"interfaces": [plan.placed for plan in interfaces]} if interfaces else placement
+
+
+def _request(machine: Object, plans: Sequence[DiskPlan], interfaces: Sequence[InterfacePlan]) -> Request:
     scheduling = machine["spec"].get("scheduling") or {}
     demand = demand_of(machine)
     return Request(
@@ -190,4 +242,6 @@ def _request(machine: Object, plans: Sequence[DiskPlan]) -> Request:
         hypervisor_name=scheduling.get("hypervisorName", ""),
         match_labels=(scheduling.get("hypervisorSelector") or {}).get("matchLabels") or {},
         storage=tuple(plan.need for plan in plans),
+        network_modes=frozenset(plan.network.mode for plan in interfaces),
+        host_ports=host_ports_of(machine),
     )

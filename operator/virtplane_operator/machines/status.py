@@ -7,10 +7,11 @@ Unknown, while that agent is silent.
 from typing import Any
 
 from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
-from virtplane_api.kube.resources import Object
+from virtplane_api.kube.resources import Key, Object
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import PowerState
 from virtplane_operator.hypervisors.reconcile import silent_ready
+from virtplane_operator.machines.contests import Contested
 
 OWNED = ("placement",)
 OWNED_CONDITIONS = ("Placed",)
@@ -20,6 +21,12 @@ def placement_of(machine: Object) -> dict[str, Any]:
     """status.placement; empty when there is none."""
     placement: dict[str, Any] = machine.get("status", {}).get("placement") or {}
     return placement
+
+
+def networks_of(machine: Object) -> set[Key]:
+    """The networks in which claims are held for it."""
+    namespace = machine["metadata"]["namespace"]
+    return {Key(namespace, interface["networkName"]) for interface in placement_of(machine).get("interfaces") or ()}
 
 
 def next_token(machine: Object) -> int:
@@ -33,14 +40,17 @@ def agent_has_taken_over(machine: Object, placement: dict[str, Any]) -> bool:
     return bool(host) and host.get("token") == placement.get("token")
 
 
-def placed_status(machine: Object, placement: dict[str, Any]) -> dict[str, Any]:
-    """Of a machine that has a place."""
+def placed_status(machine: Object, placement: dict[str, Any], contest: Contested | None = None) -> dict[str, Any]:
+    """Of a machine that has a place; `contest` when something that it holds is another's."""
     before = find(machine, "Placed")
     # Scheduling is checked when placing only: the condition speaks of the generation of then.
     generation = machine["metadata"]["generation"]
     if before is not None and before["status"] == "True" and placement == placement_of(machine):
         generation = before.get("observedGeneration", generation)
     conditions = [Condition("Placed", "True", Reason.PLACED, f"on {placement['hypervisor']}")]
+    if contest is not None:
+        message = f"on {placement['hypervisor']}; {contest.message}"
+        conditions = [Condition("Placed", "True", contest.reason, message)]
     if find(machine, "Ready") is not None and not agent_has_taken_over(machine, placement):
         # Ours from before, and to be kept until the agent's: without it the machine would look ready to kstatus.
         message = f"agent {placement['agentName']} has not taken it up yet"
@@ -53,10 +63,10 @@ def placed_status(machine: Object, placement: dict[str, Any]) -> dict[str, Any]:
     return {"placement": placement, "conditions": merged(conditions_of(machine), conditions, generation=generation)}
 
 
-def silent_status(machine: Object) -> dict[str, Any]:
+def silent_status(machine: Object, contest: Contested | None = None) -> dict[str, Any]:
     """Of a machine whose agent is silent: what was last seen is no longer claimed."""
     placement = placement_of(machine)
-    status = placed_status(machine, placement)
+    status = placed_status(machine, placement, contest)
     conditions = [one for one in status["conditions"] if one["type"] != "Ready"]
     ready = merged(
         conditions_of(machine),

@@ -1,6 +1,6 @@
 """Where a machine goes: pure functions from what is asked for and what there is to a choice, or to why none fits."""
 
 from virtplane_operator.placement.choose import NoFit, choose
-from virtplane_operator.placement.values import Candidate, Request, StorageNeed
+from virtplane_operator.placement.values import Candidate, HostPort, Request, StorageNeed
 
-__all__ = ["Candidate", "NoFit", "Request", "StorageNeed", "choose"]
+__all__ = ["Candidate", "HostPort", "NoFit", "Request", "StorageNeed", "choose"]

@@ -10,6 +10,8 @@ from virtplane_api.quantity import format_bytes, format_coarse
 from virtplane_operator.placement.values import Candidate, Request
 
 _MIB = 1 << 20
+_SHOWN = 3
+"""How many machines that hold a port are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,21 @@ def _says_storage(request: Request, refused: Sequence[Candidate]) -> str:
     if bound:
         text += f" (the {'volume' if len(bound) == 1 else 'volumes'} of {', '.join(bound)} must be beside the machine)"
     return text
+
+
+def _says_network(request: Request, refused: Sequence[Candidate]) -> str:
+    missing = sorted({mode for candidate in refused for mode in request.network_modes - candidate.network_modes})
+    modes = f"network {'mode' if len(missing) == 1 else 'modes'} {', '.join(missing)}"
+    return f"{len(refused)} {_lack(refused)} {modes}"
+
+
+def _says_host_ports(request: Request, refused: Sequence[Candidate]) -> str:
+    held = [(port, candidate) for candidate in refused for port in request.host_ports & candidate.host_ports.keys()]
+    ports = ", ".join(str(port) for port in sorted({port for port, _candidate in held}))
+    holders = sorted({str(holder) for port, candidate in held for holder in candidate.host_ports[port]})
+    shown = ", ".join(holders[:_SHOWN]) + (", ..." if len(holders) > _SHOWN else "")
+    has = "has" if len(refused) == 1 else "have"
+    return f"{len(refused)} {has} host {'ports' if ',' in ports else 'port'} {ports} in use by {shown}"
 
 
 def _says_labels(request: Request, refused: Sequence[Candidate]) -> str:
@@ -79,6 +96,12 @@ FILTERS: tuple[Filter, ...] = (
         _says_labels,
     ),
     Filter("storage", _has_storage, _says_storage),
+    Filter("network", lambda request, candidate: request.network_modes <= candidate.network_modes, _says_network),
+    Filter(
+        "host ports",
+        lambda request, candidate: not request.host_ports or request.host_ports.isdisjoint(candidate.host_ports),
+        _says_host_ports,
+    ),
     Filter("cpu", lambda request, candidate: request.cores <= candidate.free_cores, _says_cpu),
     Filter("memory", lambda request, candidate: request.memory_mib <= candidate.free_memory_mib, _says_memory),
     Filter(

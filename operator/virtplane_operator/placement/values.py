@@ -1,7 +1,8 @@
 """What a placement is decided from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,16 @@ class StorageNeed:
     """Of an existing volume on a Local pool: the one agent beside which it can be used. Empty: any with the pool."""
 
 
+class HostPort(NamedTuple):
+    """A port of a host."""
+
+    port: int
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.port}/{self.protocol}"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A machine that wants a place."""
@@ -27,6 +38,8 @@ class Request:
     hypervisor_name: str = ""
     match_labels: Mapping[str, str] = field(default_factory=dict)
     storage: tuple[StorageNeed, ...] = ()
+    network_modes: frozenset[str] = frozenset()
+    host_ports: frozenset[HostPort] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,9 @@ class Candidate:
     used_memory_mib: int = 0
     pool_types: frozenset[str] = frozenset()
     ready_pool_uids: frozenset[str] = frozenset()
+    network_modes: frozenset[str] = frozenset()
+    host_ports: Mapping[HostPort, Sequence[object]] = field(default_factory=dict)
+    """Those that are held, and by whom, who prints as namespace/name."""
 
     @property
     def free_cores(self) -> int:

@@ -34,7 +34,8 @@ ENDPOINT = Endpoint(HYPERVISOR, FakeHypervisor(), FACTS, ("fake",))
 
 
 def status(**changes: Any) -> dict[str, Any]:
-    said = {"agent_version": "0.1.0", "pool_types": ["fake", "directory"], "pools": [], "orphans": []} | changes
+    lists: dict[str, Any] = {field: [] for field in ("pools", "network_modes", "networks", "orphans")}
+    said = {"agent_version": "0.1.0", "pool_types": ["fake", "directory"]} | lists | changes
     return hypervisor_status(hypervisor(), FACTS, **said)
 
 

@@ -11,18 +11,21 @@ from tests.agent.objects import AGENT, CLUSTER_ID, HYPERVISOR, pool, tell
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.machines.desired import desired_machine
 from virtplane_agent.machines.disks import Disks
+from virtplane_agent.machines.interfaces import Interfaces
 from virtplane_agent.machines.reconcile import MachineReconciler
 from virtplane_agent.machines.status import OWNED, OWNED_CONDITIONS
 from virtplane_agent.machines.strays import Strays
+from virtplane_agent.networks.serving import NetworkKey, Networks
 from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
 from virtplane_agent.volumes.desired import desired_volume, pool_value
 from virtplane_api.kube.informer import Informer
-from virtplane_api.kube.resources import STORAGE_POOLS, VIRTUAL_MACHINES, VOLUMES, Object, uid_of
+from virtplane_api.kube.resources import NETWORKS, STORAGE_POOLS, VIRTUAL_MACHINES, VOLUMES, Object, uid_of
 from virtplane_api.reconcile import Failed, Outcome, Wait
-from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_api.vocabulary import ExitReason, NetworkMode, PowerState
 from virtplane_drivers.hypervisor.contract import Desired, Owner
 from virtplane_drivers.hypervisor.fake import FakeHypervisor, World
+from virtplane_drivers.network.fake import FakeNetworks
 from virtplane_drivers.storage.contract import VolumeState
 from virtplane_drivers.storage.fake import FakeStorage
 
@@ -116,22 +119,35 @@ class AgentInMemory:
         self.events = EventsDouble()
         self.clock = hypervisor.clock
         self.changed_hypervisors: list[str] = []
-        self.machines = Placed(client, VIRTUAL_MACHINES, AGENT, lambda _uid: None)
+        self.machines = Placed(client, VIRTUAL_MACHINES, AGENT, self._machine_changed)
         self.volumes = Placed(client, VOLUMES, AGENT, lambda _uid: None)
         self.pools = Informer(client, STORAGE_POOLS, lambda _key: None)
         self.endpoint = endpoint
-        self.endpoints = Endpoints({endpoint.name: endpoint}, {"fake": self.storage})
+        self.fake_networks = FakeNetworks()
+        self.virtual_networks = Informer(client, NETWORKS, lambda _key: None)
+        self.enqueued_networks: list[NetworkKey] = []
+        self.endpoints = Endpoints({endpoint.name: endpoint}, {"fake": self.storage}, {"fake": self.fake_networks})
         self.strays = Strays(client, AGENT, CLUSTER_ID, self.changed_hypervisors.append)
         self.restart()
 
     def restart(self) -> None:
         """A new agent on the same host: what was remembered in memory is gone."""
         self.disks = Disks(self.client, self.volumes, self.pools, self.endpoints)
+        self.networks = Networks(
+            self.endpoints,
+            self.virtual_networks,
+            self.machines,
+            self.enqueued_networks.append,
+            self.changed_hypervisors.append,
+        )
+        for machine in self.machines.all():
+            self.networks.machine_changed(uid_of(machine))
         self._reconciler = MachineReconciler(
             CLUSTER_ID,
             self.endpoints,
             self.machines,
             self.disks,
+            Interfaces(self.endpoints, self.networks),
             self.strays,
             Reporter(
                 self.client,
@@ -144,6 +160,9 @@ class AgentInMemory:
             ),
             clock=lambda: self.clock.now,
         )
+
+    def _machine_changed(self, uid: str) -> None:
+        self.networks.machine_changed(uid)
 
     def given(self, machine: Object) -> str:
         """The API server holds the machine, and the watch has told of it. Returns its UID."""
@@ -173,12 +192,17 @@ class AgentInMemory:
     def given_pool(self, made: Object) -> None:
         tell(self.pools, self.client.put(STORAGE_POOLS, made))
 
+    def given_network(self, network: Object) -> str:
+        """The API server holds it, and the watch has told of it. Returns its UID."""
+        tell(self.virtual_networks, self.client.put(NETWORKS, network))
+        return uid_of(network)
+
     def drive(self, *endpoints: Endpoint) -> None:
         """These only, from a restart on; the first one is what a test looks at."""
         self.endpoint, driver = endpoints[0], endpoints[0].driver
         assert isinstance(driver, WatchedHypervisor)
         self.hypervisor, self.world = driver, driver.world
-        self.endpoints = Endpoints({endpoint.name: endpoint for endpoint in endpoints}, self.endpoints.storage)
+        self.endpoints = replace(self.endpoints, hypervisors={endpoint.name: endpoint for endpoint in endpoints})
         self.restart()
 
     async def running(self, machine: Object, *, token: int = 1, cluster_id: str = CLUSTER_ID) -> str:
@@ -228,4 +252,5 @@ async def in_memory(client: InMemoryClient, clock: Clock) -> AsyncIterator[Agent
 
 async def endpoint_of(hypervisor: WatchedHypervisor, name: str = HYPERVISOR) -> Endpoint:
     """One that this agent drives."""
-    return Endpoint(name, hypervisor, await hypervisor.probe(), ("fake",))
+    modes = dict.fromkeys(NetworkMode, "fake")
+    return Endpoint(name, hypervisor, await hypervisor.probe(), ("fake",), modes)

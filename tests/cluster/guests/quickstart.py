@@ -7,12 +7,13 @@ second partition is the guest's memory: one sector that counts its boots. All it
 
     boot number 1
     quickstart guest: up
+    address eth0 10.20.0.9
     uptime 6
     uptime 8
 
 The uptime shows that a guest was neither reset nor replaced, the boot number that its disk was kept. The ACPI power
-button makes it print `POWERING_OFF_LINE` and power off; Enter on the serial port gives a shell, and QEMU's guest agent
-runs commands. It wants 96 MiB.
+button makes it print `POWERING_OFF_LINE` and power off. Each network adapter gets its IPv4 address by DHCP, and port 80
+shows a page. Enter on the serial port gives a shell, and QEMU's guest agent runs commands. It wants 96 MiB.
 
 `python -m tests.cluster.guests.quickstart` builds the image, when it is not in the cache yet, and prints its path. That
 takes seconds, 30 MB of downloads and no root; it works on Debian 12. For Ubuntu, whose kernels have other names, it is
@@ -42,6 +43,10 @@ UPTIME_PREFIX = "uptime "
 """Before whole seconds since the kernel started, every `UPTIME_INTERVAL_S`."""
 UPTIME_INTERVAL_S = 2
 POWERING_OFF_LINE = "quickstart guest: powering off"
+ADDRESS_PREFIX = "address "
+"""Before an adapter's name and the IPv4 address that it was given."""
+PAGE = "quickstart guest: a page"
+"""What its web server shows, on port 80."""
 BOOT_NUMBER_PREFIX = "boot number "
 """Before the boots that this disk has seen, the present one included; printed before `UP_LINE`."""
 
@@ -59,9 +64,10 @@ KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm")
 TOOLS = ("busybox-static", "mtools", "syslinux", "syslinux-common", "qemu-guest-agent")
 LIBRARIES = ("libc6", "libglib2.0-0", "libglib2.0-0t64", "libnuma1", "libpcre2-8-0", "libudev1", "liburing2")
 """Of the agent; those that the distribution has."""
-APPLETS = ("cat", "cttyhack", "dd", "insmod", "mount", "poweroff", "rm", "setsid", "sh", "sleep", "sync")
+APPLETS = ("cat", "cttyhack", "dd", "insmod", "mkdir", "mount", "poweroff", "rm", "setsid", "sh", "sleep", "sync")
+NETWORK_APPLETS = ("httpd", "ip", "udhcpc")
 """What the guest's script calls; its shell gets all the others."""
-MODULES = ("virtio_pci", "virtio_blk", "button", "evdev", "virtio_console")
+MODULES = ("virtio_pci", "virtio_blk", "button", "evdev", "virtio_console", "virtio_net", "af_packet", "ipv6")
 
 # Numbers of the serial port: 0 is ttyS0. Flow control 0: do not wait for a terminal. NOESCAPE: no key, and no noise on
 # the line, can stop the boot at a prompt. panic=-1: a dead kernel resets the machine at once, which its host sees.
@@ -76,6 +82,7 @@ LABEL quickstart
 """
 
 INIT = Path(__file__).with_name("quickstart_init.sh")
+NETWORK = Path(__file__).with_name("quickstart_network.sh")
 
 Report = Callable[[str], None]
 
@@ -124,7 +131,7 @@ def _packages(ingredients: list[Package]) -> list[Package]:
 def _image_of(ingredients: list[Package], report: Report) -> Path:
     """The image from just these packages: its folder is named after them and the source that puts them together."""
     digest = hashlib.sha256(repr(ingredients).encode())
-    for source in (INIT, Path(initramfs.__file__), Path(__file__)):
+    for source in (INIT, NETWORK, Path(initramfs.__file__), Path(__file__)):
         digest.update(source.read_bytes())
     folder = cache_folder() / "guests" / digest.hexdigest()[:16]
     image = folder / "quickstart.qcow2"
@@ -192,7 +199,7 @@ def _initramfs(unpacked: Path) -> bytes:
         archive.folder(folder)
     archive.console()
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
-    for applet in APPLETS:
+    for applet in (*APPLETS, *NETWORK_APPLETS):
         archive.symlink(f"bin/{applet}", "busybox")
     for name, content in modules.items():
         archive.file(f"lib/modules/{name}", content)
@@ -202,6 +209,7 @@ def _initramfs(unpacked: Path) -> bytes:
         archive.file(path, content, 0o755)
     archive.file("etc/modules", "\n".join(modules).encode())
     archive.file("etc/quickstart", _settings().encode())
+    archive.file("etc/network.sh", NETWORK.read_bytes(), 0o755)
     archive.file("init", INIT.read_bytes(), 0o755)
     return archive.to_bytes()
 
@@ -215,6 +223,8 @@ def _settings() -> str:
         "POWERING_OFF_LINE": POWERING_OFF_LINE,
         "BOOT_NUMBER_PREFIX": BOOT_NUMBER_PREFIX,
         "COUNTER_MAGIC": COUNTER_MAGIC,
+        "ADDRESS_PREFIX": ADDRESS_PREFIX,
+        "PAGE": PAGE,
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
 

@@ -66,6 +66,7 @@ serve_the_agent() {
 serve_the_agent &
 
 echo "$UP_LINE"
+/etc/network.sh &
 while sleep "$UPTIME_INTERVAL_S"; do
     read -r uptime _ </proc/uptime
     [ -e /run/shell ] || echo "$UPTIME_PREFIX${uptime%.*}"

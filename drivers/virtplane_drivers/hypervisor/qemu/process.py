@@ -58,6 +58,12 @@ class GuestProcess:
             if self.is_alive:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def hang_up(self) -> None:
+        """SIGHUP, to exactly this process."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.is_alive:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGHUP)
+
     async def wait(self, timeout_s: float) -> bool:
         """Whether it ended within the time."""
         with contextlib.suppress(TimeoutError):

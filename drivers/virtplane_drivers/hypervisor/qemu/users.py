@@ -26,27 +26,35 @@ class Users:
     are_own: bool
     missing: str = ""
     """Why they have none of their own."""
+    first: int = FIRST_UID
 
     def choose(self, machine_uid: str, taken: Collection[int]) -> int | None:
         """The machine's number, none of `taken`; None where machines have no users of their own."""
         if not self.are_own:
             return None
-        return next(number for number in _candidates(machine_uid) if number not in taken)
+        return next(number for number in self._candidates(machine_uid) if number not in taken)
 
     def may_be(self, number: int, machine_uid: str) -> bool:
         """Whether a process of this user may be the machine's: of what says so itself, by its own command line."""
-        return number == os.geteuid() or (self.are_own and number in _candidates(machine_uid))
+        return number == os.geteuid() or (self.are_own and number in self._candidates(machine_uid))
+
+    def _candidates(self, machine_uid: str) -> range:
+        first = self.first + int.from_bytes(hashlib.sha256(machine_uid.encode()).digest()[:8]) % UIDS
+        return range(first, first + _MAX_STEPS)
 
 
-def find_users() -> Users:
-    """Whether this process may change users to such numbers: as root, in a user namespace that maps them."""
+def find_users(first: int = FIRST_UID, who: str = "guests") -> Users:
+    """Whether this process may change users to `UIDS` numbers from `first` on: as root, in a user namespace with them.
+
+    `who` runs as them, in the plural, for people.
+    """
     if not _may_change_users():
-        return Users(are_own=False, missing="guests run as the agent's own user: start the agent as root")
+        return Users(are_own=False, missing=f"{who} run as the agent's own user: start the agent as root")
     for line in Path("/proc/self/uid_map").read_text().splitlines():
-        first, _outside, length = (int(word) for word in line.split())
-        if first <= FIRST_UID and first + length >= FIRST_UID + UIDS + _MAX_STEPS:
-            return Users(are_own=True)
-    message = f"guests run as root: this user namespace maps no users from {FIRST_UID} on"
+        mapped, _outside, length = (int(word) for word in line.split())
+        if mapped <= first and mapped + length >= first + UIDS + _MAX_STEPS:
+            return Users(are_own=True, first=first)
+    message = f"{who} run as root: this user namespace maps no users from {first} on"
     return Users(are_own=False, missing=message)
 
 
@@ -63,8 +71,3 @@ def groups_for(accelerator: str) -> list[int]:
         return []
     status = _KVM.stat()
     return [] if status.st_mode & 0o006 == 0o006 else [status.st_gid]
-
-
-def _candidates(machine_uid: str) -> range:
-    first = FIRST_UID + int.from_bytes(hashlib.sha256(machine_uid.encode()).digest()[:8]) % UIDS
-    return range(first, first + _MAX_STEPS)

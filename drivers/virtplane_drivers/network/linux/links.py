@@ -114,7 +114,7 @@ def apply_sysctls(stack: NetworkStack, wanted: Mapping[str, str]) -> None:
 
 
 def apply_addresses(stack: NetworkStack, link: Link, wanted: tuple[IPv4Interface | IPv6Interface, ...]) -> None:
-    """The link has exactly these, but for link-local addresses that the kernel gave it."""
+    """The link has exactly these."""
     present = {address.interface for address in stack.addresses(link.index)}
     # First: were the new one of the same network, it would be a secondary of the old one, and end with it.
     for interface in sorted(present - set(wanted), key=str):

@@ -7,7 +7,7 @@ is as free as that one.
 
 import hashlib
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from virtplane_drivers.network.linux.values import Transit
 
@@ -20,6 +20,16 @@ def transit_at(host_ipv4: IPv4Address) -> Transit:
     """The addresses that go with a host's end, which is the even one of its /31."""
     host_ipv6 = IPv6Address(int(IPV6_TRANSIT.network_address) + int(host_ipv4))
     return Transit(host_ipv4, host_ipv4 + 1, host_ipv6, host_ipv6 + 1)
+
+
+def host_interfaces(transit: Transit, *, ipv6: bool) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The addresses of the host's end."""
+    return _interfaces(transit.host_ipv4, transit.host_ipv6 if ipv6 else None, "fe80::1/64")
+
+
+def router_interfaces(transit: Transit, *, ipv6: bool) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The addresses of the router's end."""
+    return _interfaces(transit.router_ipv4, transit.router_ipv6 if ipv6 else None, "fe80::2/64")
 
 
 def held_transit(cidr: IPv4Network, held: Collection[IPv4Address]) -> Transit | None:
@@ -39,6 +49,16 @@ def free_transit(cidr: IPv4Network, network_uid: str, taken: Collection[IPv4Netw
         if index not in blocked:
             return transit_at(IPv4Address(start + index * _PAIR))
     return None
+
+
+def _interfaces(
+    ipv4: IPv4Address, ipv6: IPv6Address | None, link_local: str
+) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    pair = IPv4Interface(f"{ipv4}/31")
+    if ipv6 is None:
+        return (pair,)
+    # Who forwards for others asks for its neighbours from a link-local address (Linux, ndisc_send_ns), or not at all.
+    return pair, IPv6Interface(f"{ipv6}/127"), IPv6Interface(link_local)
 
 
 def _blocked(cidr: IPv4Network, taken: Collection[IPv4Network]) -> set[int]:

@@ -12,7 +12,7 @@ What is found half-made, in another mode's shape, or joined to a namespace that 
 """
 
 import threading
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_network
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
@@ -32,7 +32,7 @@ from virtplane_drivers.network.linux.names import (
     is_host_link_alias,
     network_uid_of,
 )
-from virtplane_drivers.network.linux.transit import free_transit, held_transit
+from virtplane_drivers.network.linux.transit import free_transit, held_transit, host_interfaces, router_interfaces
 from virtplane_drivers.network.linux.values import Finding, Transit
 from virtplane_drivers.network_stack import Link, NetworkStack, StackRoute
 
@@ -138,8 +138,8 @@ class Uplinks:
             if transit is None:
                 message = f"no address is free in {self._transit_cidr}: give the agent a larger transitCIDR"
                 return None, [Finding(Reason.NETWORK_ERROR, message)]
-            apply_addresses(host, end, _interfaces(transit.host_ipv4, transit.host_ipv6 if ipv6 else None))
-        apply_addresses(router, uplink, _interfaces(transit.router_ipv4, transit.router_ipv6 if ipv6 else None))
+            apply_addresses(host, end, host_interfaces(transit, ipv6=ipv6))
+        apply_addresses(router, uplink, router_interfaces(transit, ipv6=ipv6))
         for stack, link in ((host, end), (router, uplink)):
             _set_up(stack, link, network.mtu)
         apply_routes(router, uplink, _default_routes(uplink, transit, ipv6=ipv6))
@@ -231,11 +231,6 @@ def _end_sysctls(name: str, *, ipv6: bool) -> dict[str, str]:
         f"{conf6}/accept_redirects": "0",
         f"{conf6}/disable_ipv6": "0" if ipv6 else "1",
     }
-
-
-def _interfaces(ipv4: object, ipv6: object | None) -> tuple[IPv4Interface | IPv6Interface, ...]:
-    pairs = (IPv4Interface(f"{ipv4}/31"),)
-    return (*pairs, IPv6Interface(f"{ipv6}/127")) if ipv6 is not None else pairs
 
 
 def _default_routes(uplink: Link, transit: Transit, *, ipv6: bool) -> frozenset[StackRoute]:

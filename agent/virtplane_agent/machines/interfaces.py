@@ -1,0 +1,62 @@
+"""Whether a machine's interfaces can be joined: each one's network serves it here before the machine starts."""
+
+from virtplane_agent.endpoints import Endpoint, Endpoints
+from virtplane_agent.machines.hindrance import Hindrance, Progress
+from virtplane_agent.networks.desired import interface_spec, placed_interfaces, port_value
+from virtplane_agent.networks.serving import NetworkKey, Networks
+from virtplane_api.kube.resources import Object
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import InterfaceModel, NetworkMode
+from virtplane_drivers.errors import DriverError, Refused
+from virtplane_drivers.hypervisor.contract import Nic
+
+
+class Interfaces:
+    """Looks up what is behind a machine's interfaces."""
+
+    def __init__(self, endpoints: Endpoints, networks: Networks) -> None:
+        self._endpoints = endpoints
+        self._networks = networks
+
+    async def nics(self, machine: Object, endpoint: Endpoint) -> list[Nic] | Hindrance:
+        """Each adapter, in the order of the placement; or the first that cannot be joined, and why."""
+        found = []
+        for placed in placed_interfaces(machine):
+            nic = await self._nic(machine, endpoint, placed["name"])
+            if isinstance(nic, Hindrance):
+                return nic
+            found.append(nic)
+        return found
+
+    async def _nic(self, machine: Object, endpoint: Endpoint, name: str) -> Nic | Hindrance:
+        placed = next(one for one in placed_interfaces(machine) if one["name"] == name)
+        network = self._networks.object(placed["networkUID"])
+        if network is None:
+            message = f"interface {name}: VirtualNetwork {placed['networkName']} that it was given addresses in is gone"
+            return Hindrance(Reason.NETWORK_NOT_FOUND, message)
+        mode = NetworkMode(network["spec"]["mode"])
+        driver_name = endpoint.network_modes.get(mode)
+        if driver_name is None:
+            message = f"interface {name}: {endpoint.name} has no networks of mode {mode}"
+            return Hindrance(Reason.NIC_NOT_ATTACHABLE, message, Progress.STALLED)
+        try:
+            value = await self._networks.in_force(NetworkKey(driver_name, placed["networkUID"]))
+            port = port_value(machine, placed)
+            if port.key not in {one.key for one in value.ports}:
+                message = f"interface {name}: its addresses are another machine's on this host still"
+                return Hindrance(Reason.ADDRESS_IN_USE, message)
+            attachment = await self._endpoints.networks[driver_name].attachment(value, port)
+        except Refused as error:
+            return Hindrance(error.reason, f"interface {name}: {error}", Progress.STALLED)
+        except DriverError as error:
+            return Hindrance(error.reason, f"interface {name}: {error}")
+        spec = interface_spec(machine, name)
+        return Nic(
+            name=name,
+            mac=port.mac,
+            attachment=attachment,
+            mtu=value.mtu,
+            model=InterfaceModel(spec.get("model", InterfaceModel.VIRTIO)),
+            queues=spec.get("queues", 1),
+            boot_order=spec.get("bootOrder"),
+        )

@@ -1,0 +1,105 @@
+"""From VirtualNetwork and VirtualMachine to the plain values that drivers of networks take."""
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.subnets import domain_of, gateway_of, mtu_of
+from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
+from virtplane_drivers.network.contract import Network, Port, PortForward, Route, Subnet
+
+
+def network_value(network: Object, ports: Iterable[Port]) -> Network:
+    """A VirtualNetwork as drivers know it, with the ports of this host."""
+    metadata, spec = network["metadata"], network["spec"]
+    return Network(
+        uid=uid_of(network),
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        mode=NetworkMode(spec["mode"]),
+        ipv4=_subnet(spec.get("ipv4")),
+        ipv6=_subnet(spec.get("ipv6")),
+        mtu=mtu_of(network),
+        domain=domain_of(network),
+        forwarders=tuple(map(ipaddress.ip_address, (spec.get("dns") or {}).get("forwarders") or ())),
+        routes=tuple(
+            Route(ipaddress.ip_network(route["destination"]), ipaddress.ip_address(route["via"]))
+            for route in spec.get("routes") or ()
+        ),
+        host_bridge=(spec.get("bridge") or {}).get("name", ""),
+        ports=tuple(ports),
+    )
+
+
+def _subnet(spec: Mapping[str, Any] | None) -> Subnet | None:
+    if spec is None:
+        return None
+    addressing = Addressing(spec.get("addressing", Addressing.DHCP))
+    return Subnet(ipaddress.ip_network(spec["cidr"]), gateway_of(spec), addressing)
+
+
+def placed_interfaces(machine: Object) -> list[dict[str, Any]]:
+    """status.placement.interfaces: what is claimed for the machine."""
+    placement = machine.get("status", {}).get("placement") or {}
+    interfaces: list[dict[str, Any]] = placement.get("interfaces") or []
+    return interfaces
+
+
+def port_value(machine: Object, placed: Mapping[str, Any]) -> Port:
+    """One placed interface as drivers know it."""
+    spec = interface_spec(machine, placed["name"])
+    return Port(
+        machine_uid=uid_of(machine),
+        machine_name=machine["metadata"]["name"],
+        interface=placed["name"],
+        mac=placed["macAddress"],
+        addresses=tuple(map(ipaddress.ip_address, placed.get("ipAddresses") or ())),
+        forwards=tuple(
+            PortForward(ForwardProtocol(forward["protocol"]), forward["hostPort"], forward["port"])
+            for forward in spec.get("portForwards") or ()
+        ),
+    )
+
+
+def interface_spec(machine: Object, name: str) -> dict[str, Any]:
+    """The item of spec.interfaces of that name; empty when there is none (any more)."""
+    return next((one for one in machine["spec"].get("interfaces") or () if one["name"] == name), {})
+
+
+def ports_of(machines: Iterable[Object], network_uid: str) -> tuple[Port, ...]:
+    """The ports of a network that these machines need, in the order of their keys.
+
+    An address is in one of them only: where the watch still shows the machine that had it before, that one is on its
+    way out.
+    """
+    leaving_last = sorted(machines, key=_staying, reverse=True)
+    ports: list[Port] = []
+    taken: set[object] = set()
+    for port in _ports(leaving_last, network_uid):
+        names = {port.mac, *port.addresses}
+        if not names & taken:
+            taken |= names
+            ports.append(port)
+    return tuple(sorted(ports, key=lambda port: port.key))
+
+
+def _ports(machines: Iterable[Object], network_uid: str) -> Iterator[Port]:
+    for machine in machines:
+        if is_removed(machine):
+            continue
+        for placed in placed_interfaces(machine):
+            if placed["networkUID"] == network_uid:
+                yield port_value(machine, placed)
+
+
+def is_removed(machine: Object) -> bool:
+    """Whether nothing of the machine is left here, as this agent said itself under this placement."""
+    status = machine.get("status", {})
+    host, placement = status.get("host") or {}, status.get("placement") or {}
+    return bool(host.get("state") == "Removed" and host.get("token") == placement.get("token"))
+
+
+def _staying(machine: Object) -> tuple[bool, str]:
+    metadata = machine["metadata"]
+    return "deletionTimestamp" not in metadata, str(metadata["creationTimestamp"])

@@ -1,0 +1,194 @@
+"""The networks of this host: one pass over one of them makes it as its VirtualNetwork and the machines here want it.
+
+Which ports a network needs follows from the machines that are placed here, running or not. Absence is not an order: a
+network without an object is left as it is for as long as a machine here is on it, and one whose ports a hypervisor
+still holds is not removed, whatever the cluster says.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from virtplane_agent.endpoints import Endpoint, Endpoints
+from virtplane_agent.networks.desired import is_removed, network_value, placed_interfaces, ports_of
+from virtplane_agent.networks.turns import Turns
+from virtplane_agent.placed import Placed
+from virtplane_api.kube.informer import Informer
+from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.reasons import Reason
+from virtplane_api.reconcile import Done, Failed, Outcome, Wait
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.errors import DriverError, Unavailable
+from virtplane_drivers.network.contract import Network, NetworkState, ObservedNetwork
+
+APPLY_AGAIN_S = 60.0
+"""A driver's events are hints: what somebody else changed is repaired this often without any."""
+_MAX_MESSAGE_CHARS = 1024
+_MAX_REPORTS = 256
+
+
+class NetworkKey(NamedTuple):
+    """One network of one driver: machines of two hypervisors of this host may be on it, each by its own driver."""
+
+    driver: str
+    uid: str
+
+
+class Networks:
+    """Keeps the networks of this host. `on_change(hypervisor)` is called when what it reports of them became other."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        networks: Informer,
+        machines: Placed,
+        enqueue: Callable[[NetworkKey], None],
+        on_change: Callable[[str], None],
+    ) -> None:
+        self._endpoints = endpoints
+        self._networks = networks
+        self._machines = machines
+        self._enqueue = enqueue
+        self._on_change = on_change
+        self._turns: Turns[NetworkKey] = Turns(self._pass)
+        self._seen: dict[NetworkKey, ObservedNetwork] = {}
+        self._used: dict[str, tuple[NetworkKey, ...]] = {}
+        """By machine: what its interfaces were on when it last changed."""
+
+    # --- who is to be looked at ---------------------------------------------------------------------------------------
+
+    async def find_networks(self) -> list[NetworkKey]:
+        """All that the drivers know, from before this agent's start."""
+        return [
+            NetworkKey(name, uid)
+            for name, driver in self._endpoints.networks.items()
+            for uid in await driver.inventory()
+        ]
+
+    def machine_changed(self, machine_uid: str) -> None:
+        """A machine came, went, or was given other addresses."""
+        machine = self._machines.get(machine_uid)
+        now = () if machine is None or is_removed(machine) else tuple(self._keys_of(machine))
+        before = self._used.get(machine_uid, ())
+        if now != before:
+            self._used[machine_uid] = now
+            if not now:
+                del self._used[machine_uid]
+            for key in {*now, *before}:
+                self._enqueue(key)
+
+    def network_changed(self, network_uid: str) -> None:
+        """A VirtualNetwork came, changed or went."""
+        for key in {key for keys in self._used.values() for key in keys if key.uid == network_uid}:
+            self._enqueue(key)
+
+    def _keys_of(self, machine: Object) -> Iterable[NetworkKey]:
+        for placed in placed_interfaces(machine):
+            driver = self._driver_name(machine, placed["networkUID"])
+            if driver:
+                yield NetworkKey(driver, placed["networkUID"])
+
+    def _driver_name(self, machine: Object, network_uid: str) -> str:
+        """Empty when the network is not known (any more), or not to be had here."""
+        endpoint = self._endpoints.hypervisors.get(machine["status"]["placement"].get("hypervisor", ""))
+        network = self.object(network_uid)
+        if endpoint is None:
+            return ""
+        if network is None:
+            return next((key.driver for key in self._seen if key.uid == network_uid), "")
+        return endpoint.network_modes.get(NetworkMode(network["spec"]["mode"]), "")
+
+    # --- passes -------------------------------------------------------------------------------------------------------
+
+    def object(self, network_uid: str) -> Object | None:
+        """The VirtualNetwork of that UID."""
+        return next((one for one in self._networks.objects.values() if uid_of(one) == network_uid), None)
+
+    def value(self, key: NetworkKey) -> Network | None:
+        """The network as it is to be now; None when there is no such VirtualNetwork (any more)."""
+        network = self.object(key.uid)
+        return None if network is None else network_value(network, ports_of(self._machines_on(key), key.uid))
+
+    async def in_force(self, key: NetworkKey) -> Network:
+        """Returns once the network is so for every machine that is placed here now; what it is then.
+
+        Raises:
+            DriverError: it is not.
+        """
+        await self._turns.run(key)
+        network = self.value(key)
+        if network is None:
+            raise Unavailable(f"VirtualNetwork with UID {key.uid} is gone", reason=Reason.NETWORK_NOT_FOUND)
+        return network
+
+    async def reconcile(self, key: NetworkKey) -> Outcome:
+        """One pass, for the loop."""
+        if key.driver not in self._endpoints.networks:
+            return Done()
+        try:
+            await self._turns.run(key)
+        except Unavailable as error:
+            return Failed(error.reason, str(error), error.retry_after_s)
+        except DriverError as error:
+            return Failed(error.reason, str(error), APPLY_AGAIN_S)
+        return Wait(APPLY_AGAIN_S, "apply again") if key in self._seen else Done()
+
+    async def stop(self) -> None:
+        """End what is under way; the networks go on."""
+        await self._turns.stop()
+
+    async def _pass(self, key: NetworkKey) -> None:
+        driver = self._endpoints.networks[key.driver]
+        network = self.value(key)
+        try:
+            if network is not None and network.ports:
+                await driver.apply(network)
+            elif not self._is_needed(key.uid):
+                await driver.remove(key.uid)
+        except DriverError as error:
+            self._saw(key, ObservedNetwork(NetworkState.FAILED, error.reason, str(error)))
+            raise
+        self._saw(key, await driver.observe(key.uid))
+
+    def _is_needed(self, network_uid: str) -> bool:
+        """Also by a machine that no driver serves now: its network may come back."""
+        return any(
+            placed["networkUID"] == network_uid
+            for machine in self._machines.all()
+            if not is_removed(machine)
+            for placed in placed_interfaces(machine)
+        )
+
+    def _machines_on(self, key: NetworkKey) -> list[Object]:
+        return [
+            machine
+            for machine in self._machines.all()
+            if not is_removed(machine)
+            and any(placed["networkUID"] == key.uid for placed in placed_interfaces(machine))
+            and self._driver_name(machine, key.uid) == key.driver
+        ]
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+
+    def reports(self, endpoint: Endpoint) -> list[dict[str, str]]:
+        """Hypervisor.status.networks: of each network that machines of this hypervisor are on, or that is left here."""
+        drivers = set(endpoint.network_modes.values())
+        rows = [_report(key.uid, seen) for key, seen in sorted(self._seen.items()) if key.driver in drivers]
+        return rows[:_MAX_REPORTS]
+
+    def _saw(self, key: NetworkKey, seen: ObservedNetwork) -> None:
+        before = self._seen.get(key)
+        if seen.state is None:
+            self._seen.pop(key, None)
+        else:
+            self._seen[key] = seen
+        if (before and _report(key.uid, before)) != (seen.state and _report(key.uid, seen)):
+            for endpoint in self._endpoints.hypervisors.values():
+                if key.driver in endpoint.network_modes.values():
+                    self._on_change(endpoint.name)
+
+
+def _report(uid: str, seen: ObservedNetwork) -> dict[str, str]:
+    row = {"uid": uid, "state": seen.state.value if seen.state is not None else ""}
+    if seen.state is NetworkState.FAILED:
+        row |= {"reason": seen.reason, "message": seen.message[:_MAX_MESSAGE_CHARS]}
+    return row

@@ -1,0 +1,216 @@
+"""The driver of a Linux host's networks: puts links, rules and name servers together, each for one network at a time.
+
+What a network is on the host: a router namespace with the bridge of its ports, rules there that hold also when
+somebody flushes the host's, a dnsmasq, and by its mode a veth to the host with rules of the host's for all networks.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from ipaddress import IPv4Network
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.attachment import TapAttachment
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.hints import Hints
+from virtplane_drivers.network.contract import (
+    NO_NETWORK,
+    Network,
+    NetworkDriver,
+    NetworkFacts,
+    NetworkState,
+    ObservedNetwork,
+    Port,
+)
+from virtplane_drivers.network.linux import links, rules
+from virtplane_drivers.network.linux.dnsmasq.server import NameServers
+from virtplane_drivers.network.linux.names import BRIDGE, namespace_path, tap_alias, tap_name
+from virtplane_drivers.network.linux.namespace import ensure_namespace, namespaces, remove_namespace
+from virtplane_drivers.network.linux.records import Applied, Records
+from virtplane_drivers.network.linux.uplinks import Uplinks
+from virtplane_drivers.network.linux.values import Finding, Transit
+
+MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.BRIDGE})
+CHECK_EVERY_S = 10.0
+"""Nothing tells of a flushed rule set of the host."""
+_PROGRAMS: Mapping[str, str] = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "nsenter": "util-linux"}
+"""Command -> the Debian package that brings it."""
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
+
+
+class LinuxNetworks(NetworkDriver):
+    """Networks of the host that this process runs on, or of the one whose namespace is given."""
+
+    name = "linux"
+
+    def __init__(
+        self,
+        state_folder: Path,
+        runtime_folder: Path,
+        *,
+        transit_cidr: IPv4Network,
+        host_namespace: Path | None = None,
+        check_every_s: float = CHECK_EVERY_S,
+    ) -> None:
+        self._runtime_folder = runtime_folder
+        self._host_namespace = host_namespace
+        self._check_every_s = check_every_s
+        # Of the folder's path, which stays: by it what is ours on the host is told from another agent's.
+        state_id = hashlib.sha256(str(state_folder.absolute()).encode()).hexdigest()[:12]
+        self._records = Records(runtime_folder / "networks")
+        self._uplinks = Uplinks(state_id, transit_cidr, host_namespace)
+        self._router_rules = rules.RouterRules()
+        self._host_rules = rules.HostRules(state_id, host_namespace)
+        self._hints = Hints()
+        self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
+        self._applied: dict[str, Applied] = {}
+        self._findings: dict[str, list[Finding]] = {}
+        self._host_addresses: frozenset[links.IpAddress] = frozenset()
+        self._host_lock = asyncio.Lock()
+        self._caretaker: asyncio.Task[None] | None = None
+        self._missing = ""
+
+    async def __aenter__(self) -> Self:
+        self._missing = await asyncio.to_thread(_what_is_missing)
+        if not self._missing:
+            self._applied = self._records.read_all()
+            self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._caretaker is not None:
+            self._caretaker.cancel()
+            await asyncio.gather(self._caretaker, return_exceptions=True)
+        self._name_servers.leave()
+
+    async def probe(self) -> NetworkFacts:
+        """All of `MODES`, or none."""
+        if self._missing:
+            return NetworkFacts(frozenset(), {f"Network{mode}": self._missing for mode in MODES})
+        return NetworkFacts(MODES)
+
+    async def inventory(self) -> tuple[str, ...]:
+        """Whatever of a network is left on the host names it."""
+        if self._missing:
+            return ()
+        found = {*self._applied, *namespaces(self._runtime_folder / "netns")}
+        found |= {*await self._uplinks.inventory(), *await self._name_servers.inventory()}
+        return tuple(sorted(found))
+
+    async def observe(self, uid: str) -> ObservedNetwork:
+        """What was found wrong when it was last applied; its ports as they were applied."""
+        if uid not in namespaces(self._runtime_folder / "netns"):
+            return NO_NETWORK
+        applied = self._applied.get(uid)
+        ports = frozenset(port.key for port in applied.network.ports) if applied is not None else frozenset()
+        findings = self._findings.get(uid)
+        if not findings:
+            return ObservedNetwork(NetworkState.READY, ports=ports)
+        message = "; ".join(finding.message for finding in findings)
+        return ObservedNetwork(NetworkState.FAILED, findings[0].reason, message, ports)
+
+    async def apply(self, network: Network) -> None:
+        """From the inside out: nothing leads to a guest before its rules are there."""
+        path = namespace_path(self._runtime_folder, network.uid)
+        try:
+            await ensure_namespace(path)
+            await links.apply_router(path, network)
+            transit, findings = await self._uplinks.apply(path, network)
+            await self._router_rules.apply(path, network, transit, await self._addresses_of_host())
+            before = self._applied.get(network.uid)
+            self._applied[network.uid] = Applied(network, transit)
+            self._records.write(self._applied[network.uid])
+            await self._end_flows(path, before.network if before is not None else None, network)
+            await self._apply_host_rules()
+            findings += await self._name_servers.apply(path, network)
+            if transit is not None:
+                findings += await rules.forwarding_findings(self._host_namespace)
+        except OSError as error:
+            raise Unavailable(
+                f"network {network.namespace}/{network.name}: {error}", reason=Reason.NETWORK_ERROR
+            ) from error
+        self._findings[network.uid] = findings
+
+    async def attachment(self, network: Network, port: Port) -> TapAttachment:
+        """The tap is opened by the hypervisor driver."""
+        return TapAttachment(
+            namespace_path(self._runtime_folder, network.uid), tap_name(port), BRIDGE, network.mtu, tap_alias(port)
+        )
+
+    async def remove(self, uid: str) -> None:
+        """The record last: killed before that, the next driver knows the network and goes on here."""
+        path = namespace_path(self._runtime_folder, uid)
+        try:
+            if uid in namespaces(self._runtime_folder / "netns") and (held := await links.ports_held(path)):
+                message = f"{len(held)} ports of network {uid} are held by running machines: {', '.join(sorted(held))}"
+                raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
+            await self._name_servers.remove(uid)
+            self._applied.pop(uid, None)
+            self._findings.pop(uid, None)
+            await self._apply_host_rules()
+            await self._uplinks.remove(uid)
+            await remove_namespace(path)
+        except OSError as error:
+            raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
+        self._records.remove(uid)
+
+    def events(self) -> AsyncIterator[str]:
+        """UIDs of networks whose dnsmasq ended, or whose host got other addresses."""
+        return aiter(self._hints)
+
+    # --- what all networks of the host share --------------------------------------------------------------------------
+
+    async def _apply_host_rules(self) -> None:
+        async with self._host_lock:
+            routed: dict[str, tuple[Network, Transit]] = {
+                uid: (applied.network, applied.transit)
+                for uid, applied in self._applied.items()
+                if applied.transit is not None
+            }
+            await self._host_rules.apply(routed)
+
+    async def _addresses_of_host(self) -> list[links.IpAddress]:
+        self._host_addresses = await self._uplinks.host_addresses()
+        return sorted(self._host_addresses, key=lambda address: (address.version, int(address)))
+
+    async def _end_flows(self, path: Path, before: Network | None, now: Network) -> None:
+        """An address that goes to another port starts without the flows of the one that had it."""
+        had = {address: port.key for port in (before.ports if before else ()) for address in port.addresses}
+        has = {address: port.key for port in now.ports for address in port.addresses}
+        gone = [address for address, key in had.items() if has.get(address) != key]
+        if gone:
+            await rules.end_flows(path, gone)
+
+    async def _take_care(self) -> None:
+        while True:
+            await asyncio.sleep(self._check_every_s)
+            with contextlib.suppress(OSError, Unavailable):
+                if not await self._host_rules.check():
+                    await self._apply_host_rules()
+                if self._applied and await self._uplinks.host_addresses() != self._host_addresses:
+                    for uid in self._applied:
+                        self._hints.add(uid)
+
+
+def _what_is_missing() -> str:
+    """Why this host has no networks of ours, and what would bring them; empty when it has. Blocking."""
+    if not _has_capabilities():
+        return "networks take root (CAP_NET_ADMIN, CAP_SYS_ADMIN): start the agent as root"
+    lacking = [f"{command} (package {package})" for command, package in _PROGRAMS.items() if not shutil.which(command)]
+    return f"not installed: {', '.join(lacking)}" if lacking else ""
+
+
+def _has_capabilities() -> bool:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    wanted = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
+    return os.path.exists("/proc/self/ns/net") and effective & wanted == wanted  # noqa: PTH110

@@ -1,0 +1,298 @@
+"""What is claimed: addresses by network, ports by host. The machines' statuses are the only record.
+
+Rebuilt from all machines before the first new claim, as the store lists everything before anything is placed, and kept
+by listening to the store. Claims that are being written count from the moment on in which they are decided.
+
+Two machines may hold one address when two operators decided around a change of their Lease: both are kept as holders.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from virtplane_api.kube.errors import ApiUnavailable
+from virtplane_api.kube.resources import VIRTUAL_MACHINES, Key, Object, Resource, key_of, uid_of
+from virtplane_api.reasons import Reason
+from virtplane_operator.networks.addresses import Subnet, Version, number_of
+from virtplane_operator.placement import HostPort
+
+
+class Holder(NamedTuple):
+    """The machine that holds a claim."""
+
+    uid: str
+    key: Key
+
+    def __str__(self) -> str:
+        return str(self.key)
+
+
+Holders = tuple[Holder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Something that a machine holds and others hold as well."""
+
+    reason: str
+    what: str
+    others: Holders
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """All that one machine holds."""
+
+    holder: Holder
+    agent: str
+    """Whose host's ports it takes; empty while it has no place."""
+    hypervisor: str
+    interfaces: list[dict[str, Any]]
+    ports: tuple[HostPort, ...]
+
+
+@dataclass(slots=True)
+class _Network:
+    """All that is held in one network."""
+
+    addresses: dict[Version, dict[int, Holders]] = field(default_factory=lambda: {4: {}, 6: {}})
+    macs: dict[str, Holders] = field(default_factory=dict)
+    interfaces: int = 0
+    machines: Counter[Holder] = field(default_factory=Counter)
+    hypervisors: Counter[str] = field(default_factory=Counter)
+    left: dict[Version, tuple[Subnet, int]] = field(default_factory=dict)
+    """By family, of which subnet, how many addresses are left; counted when asked for, forgotten on a change."""
+
+
+_NOBODY = _Network()
+
+
+class Claims:
+    """Who holds what."""
+
+    def __init__(self, on_contest: Callable[[Key], None] = lambda _key: None) -> None:
+        """`on_contest` is told of each holder of what gets a second holder, or has one less."""
+        self.in_use_revision = 0
+        """Changes whenever a network gets its first interface or loses its last one."""
+        self._on_contest = on_contest
+        self._machines: dict[str, _Machine] = {}
+        self._assumed: dict[str, _Machine | None] = {}
+        """Of machines whose claims are being written: what the store says that they hold."""
+        self._networks: dict[str, _Network] = {}
+        self._ports: dict[str, dict[HostPort, Holders]] = {}
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    def interfaces_of(self, uid: str) -> list[dict[str, Any]]:
+        """What a machine holds, as in status.placement.interfaces; what was written without an answer included."""
+        machine = self._machines.get(uid)
+        return machine.interfaces if machine is not None else []
+
+    def addresses(self, network_uid: str, version: Version) -> Mapping[int, Holders]:
+        """The addresses of a family that are held in a network."""
+        return self._networks.get(network_uid, _NOBODY).addresses[version]
+
+    def macs(self, network_uid: str) -> Mapping[str, Holders]:
+        """The MAC addresses that are held in a network."""
+        return self._networks.get(network_uid, _NOBODY).macs
+
+    def ports(self, agent: str) -> Mapping[HostPort, Holders]:
+        """The ports of an agent's host that are held. Hypervisors of one host share its ports."""
+        return self._ports.get(agent, {})
+
+    def left(self, network_uid: str, subnet: Subnet) -> int:
+        """How many addresses of the subnet nobody holds."""
+        network = self._networks.get(network_uid)
+        if network is None:
+            return subnet.size
+        counted = network.left.get(subnet.version)
+        if counted is None or counted[0] is not subnet:
+            counted = network.left[subnet.version] = (subnet, subnet.left(network.addresses[subnet.version]))
+        return counted[1]
+
+    def is_exhausted(self, network_uid: str, subnet: Subnet, more: int = 0) -> bool:
+        """Whether nothing would be left once `more` addresses that are free now were taken."""
+        if len(self.addresses(network_uid, subnet.version)) + more < subnet.size:
+            return False
+        return self.left(network_uid, subnet) <= more
+
+    def used(self, network_uid: str) -> int:
+        """How many interfaces have a claim in a network."""
+        return self._networks.get(network_uid, _NOBODY).interfaces
+
+    def machines(self, network_uid: str) -> list[Key]:
+        """The machines that have a claim in a network."""
+        return [holder.key for holder in self._networks.get(network_uid, _NOBODY).machines]
+
+    def hypervisors(self, network_uid: str) -> list[str]:
+        """The Hypervisors on which machines with a claim in the network are placed, by name."""
+        return sorted(self._networks.get(network_uid, _NOBODY).hypervisors)
+
+    def contests(self, uid: str) -> Iterator[Contest]:
+        """What a machine holds and others hold as well."""
+        machine = self._machines.get(uid)
+        if machine is None:
+            return
+        for interface in machine.interfaces:
+            network = self._networks[interface["networkUID"]]
+            for text in interface.get("ipAddresses") or ():
+                version, number = number_of(text)
+                yield from _contest(machine, Reason.ADDRESS_IN_USE, text, network.addresses[version][number])
+            mac = interface["macAddress"]
+            yield from _contest(machine, Reason.MAC_ADDRESS_IN_USE, mac, network.macs[mac])
+        for port in machine.ports:
+            holders = self._ports[machine.agent][port]
+            yield from _contest(machine, Reason.HOST_PORT_IN_USE, f"host port {port}", holders)
+
+    # --- news ---------------------------------------------------------------------------------------------------------
+
+    def observe(self, resource: Resource, _key: Key, old: Object | None, new: Object | None) -> None:
+        """A listener for the store."""
+        if resource is not VIRTUAL_MACHINES:
+            return
+        if old is not None and (new is None or uid_of(new) != uid_of(old)):
+            self._assumed.pop(uid_of(old), None)
+            self._replace(uid_of(old), None)
+        if new is None:
+            return
+        uid, placement = uid_of(new), new.get("status", {}).get("placement") or {}
+        known = self._machines.get(uid)
+        if uid in self._assumed:
+            if not placement.get("hypervisor"):
+                self._assumed[uid] = _machine_of(new, placement)
+                return
+            del self._assumed[uid]
+        elif known is None:
+            if not placement.get("hypervisor") and not placement.get("interfaces"):
+                return
+        elif (
+            known.hypervisor == placement.get("hypervisor", "")
+            and known.agent == placement.get("agentName", "")
+            and known.interfaces == (placement.get("interfaces") or [])
+        ):
+            return
+        self._replace(uid, _machine_of(new, placement))
+
+    @contextmanager
+    def assumed(self, machine: Object, placement: Mapping[str, Any]) -> Iterator[None]:
+        """Count the claims of a placement while it is being written, and afterwards if it was seen meanwhile.
+
+        After a write without an answer they count on, until the machine is heard of again: the write may have come
+        through, and nobody else may be given its addresses.
+        """
+        uid = uid_of(machine)
+        self._assumed[uid] = self._machines.get(uid)
+        self._replace(uid, _machine_of(machine, placement))
+        try:
+            yield
+        except (ApiUnavailable, asyncio.CancelledError):
+            self._assumed.pop(uid, None)
+            raise
+        finally:
+            if uid in self._assumed:
+                self._replace(uid, self._assumed.pop(uid))
+
+    # --- book-keeping -------------------------------------------------------------------------------------------------
+
+    def _replace(self, uid: str, machine: _Machine | None) -> None:
+        before = self._machines.pop(uid, None)
+        if before is not None:
+            self._drop(before)
+        if machine is not None and (machine.interfaces or machine.ports):
+            self._machines[uid] = machine
+            self._add(machine)
+
+    def _add(self, machine: _Machine) -> None:
+        holder = machine.holder
+        alone = (holder,)
+        for interface in machine.interfaces:
+            network = self._networks.get(interface["networkUID"])
+            if network is None:
+                network = self._networks[interface["networkUID"]] = _Network()
+                self.in_use_revision += 1
+            network.left.clear()
+            network.interfaces += 1
+            network.machines[holder] += 1
+            if machine.hypervisor:
+                network.hypervisors[machine.hypervisor] += 1
+            self._hold(network.macs, interface["macAddress"], alone)
+            for text in interface.get("ipAddresses") or ():
+                version, number = number_of(text)
+                self._hold(network.addresses[version], number, alone)
+        for port in machine.ports:
+            self._hold(self._ports.setdefault(machine.agent, {}), port, alone)
+
+    def _drop(self, machine: _Machine) -> None:
+        holder = machine.holder
+        for interface in machine.interfaces:
+            network = self._networks[interface["networkUID"]]
+            network.left.clear()
+            network.interfaces -= 1
+            _count_down(network.machines, holder)
+            if machine.hypervisor:
+                _count_down(network.hypervisors, machine.hypervisor)
+            self._let_go(network.macs, interface["macAddress"], holder)
+            for text in interface.get("ipAddresses") or ():
+                version, number = number_of(text)
+                self._let_go(network.addresses[version], number, holder)
+            if not network.interfaces:
+                del self._networks[interface["networkUID"]]
+                self.in_use_revision += 1
+        for port in machine.ports:
+            self._let_go(self._ports[machine.agent], port, holder)
+
+    def _hold(self, held: dict[Any, Holders], what: Any, alone: Holders) -> None:
+        """`alone` is the holder by itself: thousands of claims share a few such tuples."""
+        holders = held.get(what)
+        if holders is None:
+            held[what] = alone
+            return
+        held[what] = (*holders, *alone)
+        self._tell(held[what])
+
+    def _let_go(self, held: dict[Any, Holders], what: Any, holder: Holder) -> None:
+        left = list(held[what])
+        left.remove(holder)
+        if left:
+            held[what] = tuple(left)
+            self._tell(held[what])
+        else:
+            del held[what]
+
+    def _tell(self, holders: Holders) -> None:
+        for holder in holders:
+            self._on_contest(holder.key)
+
+
+def ports_of(machine: Object) -> Iterator[tuple[int, HostPort]]:
+    """The ports of its host that a machine asks for, with the index of the interface."""
+    for index, interface in enumerate(machine["spec"].get("interfaces") or ()):
+        for forward in interface.get("portForwards") or ():
+            yield index, HostPort(forward["hostPort"], forward["protocol"])
+
+
+def _machine_of(machine: Object, placement: Mapping[str, Any]) -> _Machine:
+    placed = bool(placement.get("hypervisor"))
+    return _Machine(
+        holder=Holder(uid_of(machine), key_of(machine)),
+        agent=placement.get("agentName", ""),
+        hypervisor=placement.get("hypervisor", ""),
+        interfaces=placement.get("interfaces") or [],
+        ports=tuple(port for _index, port in ports_of(machine)) if placed else (),
+    )
+
+
+def _contest(machine: _Machine, reason: str, what: str, holders: Holders) -> Iterator[Contest]:
+    if len(holders) > 1:
+        others = tuple(holder for holder in holders if holder.uid != machine.holder.uid)
+        if others:
+            yield Contest(reason, what, others)
+
+
+def _count_down(counter: Counter[Any], what: Any) -> None:
+    counter[what] -= 1
+    if not counter[what]:
+        del counter[what]

@@ -1,0 +1,75 @@
+"""What a network's spec says against itself, where neither its schema nor CEL can tell."""
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from virtplane_operator.networks.addresses import VERSIONS, Subnet, Unusable, Version, text_of
+
+
+def contradiction_in(spec: Mapping[str, Any], subnets: Mapping[Version, Subnet]) -> str:
+    """The first contradiction, with the field's path and the next step; empty when there is none.
+
+    `subnets` are those of the spec, by family.
+    """
+    return next(_contradictions(spec, subnets), "")
+
+
+def _contradictions(spec: Mapping[str, Any], subnets: Mapping[Version, Subnet]) -> Iterator[str]:
+    for version in VERSIONS:
+        if version in subnets:
+            yield from _in_subnet(f"spec.ipv{version}", spec[f"ipv{version}"], subnets[version])
+    for index, route in enumerate(spec.get("routes") or ()):
+        yield from _in_route(f"spec.routes[{index}]", route, subnets)
+
+
+def _in_subnet(field: str, spec: Mapping[str, Any], subnet: Subnet) -> Iterator[str]:
+    cidr = subnet.cidr
+    special = _special(subnet)
+    if special:
+        yield f"{field}.cidr: {cidr} holds {special} addresses, which no machine can have; take another network"
+    if subnet.gateway is not None and subnet.gateway > subnet.last:
+        yield f"{field}.gateway: {spec['gateway']} is the broadcast address of {cidr}; take another one"
+    for index, span in enumerate(subnet.excluded):
+        start, end = text_of(subnet.version, span.start), text_of(subnet.version, span.end)
+        where = f"{field}.excludedRanges[{index}]"
+        if span.start > span.end:
+            yield f"{where}: its start {start} comes after its end {end}; exchange them"
+        elif subnet.gateway is not None and span.start <= subnet.gateway <= span.end:
+            given = "" if "gateway" in spec else ", the first one, as spec names none"
+            gateway = text_of(subnet.version, subnet.gateway)
+            yield (
+                f"{where}: {start} to {end} excludes the gateway {gateway}{given}; "
+                f"leave it out, it is never given to a machine, or set {field}.gateway to another address or to None"
+            )
+
+
+def _special(subnet: Subnet) -> str:
+    cidr = subnet.cidr
+    this_host = ip_network("0.0.0.0/8" if subnet.version == 4 else "::/64")
+    for found, name in (
+        (cidr.overlaps(this_host), "unspecified"),
+        (cidr.is_loopback, "loopback"),
+        (cidr.is_multicast, "multicast"),
+        (cidr.is_link_local, "link-local"),
+    ):
+        if found:
+            return name
+    return ""
+
+
+def _in_route(field: str, route: Mapping[str, str], subnets: Mapping[Version, Subnet]) -> Iterator[str]:
+    destination, via = ip_network(route["destination"]), ip_address(route["via"])
+    if destination.version != via.version:
+        yield f"{field}: {via} cannot be the way to {destination}, which is of the other family"
+        return
+    subnet = subnets[4 if via.version == 4 else 6]
+    if destination.prefixlen and destination.overlaps(subnet.cidr):
+        yield f"{field}.destination: {destination} is a part of the network itself or holds it; route other networks"
+    match subnet.unusable(int(via)):
+        case Unusable.GATEWAY:
+            yield f"{field}.via: {via} is the gateway, which does the routing; name a machine's address"
+        case Unusable.NETWORK | Unusable.BROADCAST:
+            yield f"{field}.via: no machine can have {via}"
+        case Unusable.EXCLUDED | Unusable.OUTSIDE | None:
+            pass

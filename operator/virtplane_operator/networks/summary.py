@@ -1,0 +1,106 @@
+"""The status of a VirtualNetwork, as a pure function of what is claimed in it and what the Hypervisors report of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from virtplane_api.kube.conditions import Condition, conditions_of, merged
+from virtplane_api.kube.resources import Object
+from virtplane_api.models.hypervisor import NetworkState
+from virtplane_api.reasons import Reason
+from virtplane_operator.networks.catalog import NotServed
+
+OWNED = ("observedGeneration", "used", "free", "hypervisorCount", "hypervisors")
+COUNTED = ("used", "free")
+"""Of those: what changes with each machine, and is written at most once in a while."""
+OWNED_CONDITIONS = ("Ready",)
+UNKNOWN: Literal["Unknown"] = "Unknown"
+_MAX_HYPERVISORS = 1024
+_MAX_COUNT = (1 << 53) - 1
+"""What every JSON reader takes for a whole number; an IPv6 network has more addresses."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The network on one Hypervisor that has machines on it."""
+
+    hypervisor: str
+    state: str
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def json(self) -> dict[str, str]:
+        """As in status.hypervisors."""
+        row = {"name": self.hypervisor, "state": self.state}
+        return row | {"message": self.message} if self.message else row
+
+
+def row_of(name: str, hypervisor: Object | None, network_uid: str, *, agent_is_silent: bool) -> Row:
+    """What a Hypervisor says of a network that machines of it are on."""
+    if hypervisor is None:
+        return Row(name, UNKNOWN, Reason.NO_SUCH_HYPERVISOR, "there is no such Hypervisor any more")
+    if agent_is_silent:
+        return Row(name, UNKNOWN, Reason.AGENT_SILENT, f"agent {hypervisor['spec']['agentName']} is silent")
+    report = report_of(hypervisor, network_uid)
+    if report is None:
+        return Row(name, UNKNOWN, Reason.NETWORK_NOT_READY, "it has not said yet whether it has the network")
+    if report["state"] == NetworkState.READY:
+        return Row(name, NetworkState.READY)
+    message = report.get("message", "")
+    return Row(name, NetworkState.FAILED, report.get("reason", Reason.NETWORK_ERROR), message)
+
+
+def report_of(hypervisor: Object, network_uid: str) -> Mapping[str, Any] | None:
+    """What the Hypervisor reports of the network, if anything."""
+    reports = hypervisor.get("status", {}).get("networks") or []
+    return next((report for report in reports if report["uid"] == network_uid), None)
+
+
+def network_status(
+    network: Object, *, used: int, free: int | None, rows: Sequence[Row], not_served: NotServed | None
+) -> dict[str, Any]:
+    """What the network's status is to say. `free` is None where the network manages no addresses."""
+    generation = network["metadata"]["generation"]
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "used": min(used, _MAX_COUNT),
+        "hypervisorCount": min(len(rows), _MAX_HYPERVISORS),
+        "conditions": merged(conditions_of(network), [_ready(rows, used, not_served)], generation=generation),
+    }
+    if free is not None:
+        status["free"] = max(0, min(free, _MAX_COUNT))
+    if rows:
+        status["hypervisors"] = [row.json for row in rows[:_MAX_HYPERVISORS]]
+    return status
+
+
+def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None) -> Condition:
+    if not_served is not None:
+        return Condition("Ready", "False", not_served.reason, not_served.message)
+    failed = [row for row in rows if row.state == NetworkState.FAILED]
+    if failed:
+        return Condition("Ready", "False", failed[0].reason, _said(failed, len(rows), "failed on"))
+    # A silent agent before one that has not spoken yet: that one will.
+    unknown = sorted((row for row in rows if row.state == UNKNOWN), key=_is_only_new)
+    if unknown:
+        return Condition("Ready", UNKNOWN, unknown[0].reason, _said(unknown, len(rows), "nothing is known of"))
+    if rows:
+        return Condition("Ready", "True", Reason.SERVED, f"{_hypervisors(len(rows))} with machines on it")
+    if used:
+        return Condition("Ready", "True", Reason.NO_MACHINES, "the machines on it have no place")
+    return Condition("Ready", "True", Reason.NO_MACHINES, "no machine is on it")
+
+
+def _is_only_new(row: Row) -> bool:
+    return row.reason == Reason.NETWORK_NOT_READY
+
+
+def _said(rows: Sequence[Row], of: int, what: str) -> str:
+    said = "; ".join(f"{row.hypervisor}: {row.message or row.reason}" for row in rows[:_SHOWN])
+    return f"{what} {len(rows)} of {_hypervisors(of)}: {said}"
+
+
+def _hypervisors(count: int) -> str:
+    return f"{count} hypervisor{'' if count == 1 else 's'}"

@@ -1,0 +1,202 @@
+"""Networks and interfaces as users write them: what the API server takes, and what it says against the rest."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.cluster.control_plane import CommandError, ControlPlane
+
+Object = dict[str, Any]
+
+
+def network(**spec: Any) -> Object:
+    base = {"mode": "NAT", "ipv4": {"cidr": "10.20.0.0/24"}}
+    return {
+        "apiVersion": "virtplane.dev/v1alpha1",
+        "kind": "VirtualNetwork",
+        "metadata": {"name": "lan"},
+        "spec": {name: value for name, value in (base | spec).items() if value is not None},
+    }
+
+
+def ipv4(**subnet: Any) -> Object:
+    return network(ipv4={"cidr": "10.20.0.0/24"} | subnet)
+
+
+def ipv6(cidr: str = "fd00:20::/64", **subnet: Any) -> Object:
+    return network(ipv6={"cidr": cidr} | subnet)
+
+
+def vm(*interfaces: Object) -> Object:
+    return {
+        "apiVersion": "virtplane.dev/v1alpha1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "web"},
+        "spec": {
+            "powerState": "Running",
+            "cpu": {"cores": 1},
+            "memory": {"size": "64Mi"},
+            "interfaces": list(interfaces),
+        },
+    }
+
+
+def on_lan(name: str = "lan", **interface: Any) -> Object:
+    return {"name": name, "networkName": "lan"} | interface
+
+
+def apply(server: ControlPlane, obj: Mapping[str, Any], *options: str) -> str:
+    return server.kubectl("apply", "-f", "-", *options, input=json.dumps(obj))
+
+
+GOOD: list[tuple[str, Object]] = [
+    ("a NAT network", network()),
+    ("an IPv6 network alone", network(ipv4=None, ipv6={"cidr": "2001:db8:1::/64"})),
+    ("no gateway", ipv4(gateway="None")),
+    ("a gateway at the end", ipv4(gateway="10.20.0.254")),
+    ("a gateway whose digits begin the network's", network(ipv4={"cidr": "10.20.0.16/28", "gateway": "10.20.0.17"})),
+    ("the largest", network(ipv4={"cidr": "10.0.0.0/8"})),
+    ("the smallest", network(ipv4={"cidr": "10.20.0.4/30"})),
+    ("an excluded range", ipv4(excludedRanges=[{"start": "10.20.0.2", "end": "10.20.0.9"}])),
+    ("somebody else's addresses", network(mode="Bridge", ipv4=None, bridge={"name": "br-lan"})),
+    ("a bridge with addresses of ours", network(mode="Bridge", bridge={"name": "vmbr0.100"})),
+    ("a route", network(routes=[{"destination": "10.99.0.0/16", "via": "10.20.0.5"}])),
+    (
+        "an IPv6 route",
+        ipv6() | network(ipv6={"cidr": "fd00:20::/64"}, routes=[{"destination": "::/0", "via": "fd00:20::5"}]),
+    ),
+    ("a machine with a wish for each family", vm(on_lan(ipAddresses=["10.20.0.9", "fd00:20::9"]))),
+    ("a machine without wishes", vm(on_lan())),
+    (
+        "one host port for each protocol",
+        vm(
+            on_lan(
+                portForwards=[
+                    {"hostPort": 5300, "port": 53, "protocol": "TCP"},
+                    {"hostPort": 5300, "port": 53, "protocol": "UDP"},
+                ]
+            )
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("obj", [row[1] for row in GOOD], ids=[row[0] for row in GOOD])
+def test_what_makes_sense_is_taken(server: ControlPlane, obj: Object) -> None:
+    assert "created (server dry run)" in apply(server, obj, "--dry-run=server")
+
+
+BAD: list[tuple[str, Object, str]] = [
+    ("a mode that there is not", network(mode="nat"), 'supported values: "NAT", "Routed", "Isolated", "Bridge"'),
+    ("no addresses", network(ipv4=None), "ipv4, ipv6 or both say which addresses the network has"),
+    ("Bridge without a bridge", network(mode="Bridge"), "bridge names the host's bridge of mode Bridge"),
+    ("a bridge of another mode", network(bridge={"name": "br0"}), "bridge names the host's bridge of mode Bridge"),
+    ("a path for a bridge", network(mode="Bridge", bridge={"name": "../x"}), "spec.bridge.name: Invalid value"),
+    ("no CIDR", ipv4(cidr="10.20.0.0"), "must be a network in CIDR notation, for example 10.20.0.0/24"),
+    ("bits behind the prefix", ipv4(cidr="10.20.0.1/24"), "no bits may be set behind the prefix"),
+    ("IPv6 for IPv4", ipv4(cidr="fd00:20::/64"), "must be an IPv4 network of at least four addresses"),
+    ("too small", ipv4(cidr="10.20.0.0/31"), "must be an IPv4 network of at least four addresses, from /8 to /30"),
+    ("an IPv6 network that is no /64", ipv6("fd00:20::/56"), "must be an IPv6 network of length /64"),
+    ("a link-local network", ipv6("fe80::/64"), "and not link-local"),
+    ("a gateway elsewhere", ipv4(gateway="10.21.0.1"), "gateway must be an address within cidr"),
+    ("the network's own address", ipv4(gateway="10.20.0.0"), "and not the network's own"),
+    ("a gateway that is none", ipv4(gateway="none"), "must be an IP address of the CIDR, or None"),
+    (
+        "an excluded gateway",
+        ipv4(gateway="10.20.0.1", excludedRanges=[{"start": "10.20.0.1", "end": "10.20.0.9"}]),
+        "gateway is excluded by excludedRanges",
+    ),
+    (
+        "a range elsewhere",
+        ipv4(excludedRanges=[{"start": "10.21.0.1", "end": "10.21.0.9"}]),
+        "excludedRanges must lie within cidr",
+    ),
+    ("a long way to write an address", ipv6(gateway="fd00:0020::1"), "must be written in its shortest form"),
+    ("an upper-case address", vm(on_lan(ipAddresses=["FD00:20::9"])), "must be written in its shortest form"),
+    (
+        "a route by way of elsewhere",
+        network(routes=[{"destination": "10.99.0.0/16", "via": "10.21.0.5"}]),
+        "via must be",
+    ),
+    ("a domain that is none", network(dns={"domain": "shop_test"}), "spec.dns.domain: Invalid value"),
+    ("a tiny MTU", network(mtu=576), "spec.mtu: Invalid value"),
+    (
+        "two IPv4 addresses",
+        vm(on_lan(ipAddresses=["10.20.0.9", "10.20.0.10"])),
+        "at most one IPv4 and one IPv6 address",
+    ),
+    ("no address", vm(on_lan(ipAddresses=["10.20.0.999"])), "must be an IP address, for example 10.20.0.9"),
+    ("a multicast MAC", vm(on_lan(macAddress="53:54:00:00:00:01")), "makes it a multicast address"),
+    ("a MAC of zeros", vm(on_lan(macAddress="00:00:00:00:00:00")), "must not be all zeros"),
+    ("a MAC with dashes", vm(on_lan(macAddress="52-54-00-00-00-01")), "spec.interfaces[0].macAddress: Invalid value"),
+    (
+        "one MAC for two",
+        vm(on_lan(macAddress="52:54:00:00:00:01"), on_lan("dmz", macAddress="52:54:00:00:00:01")),
+        "two interfaces ask for one macAddress",
+    ),
+    ("two interfaces of one name", vm(on_lan(), on_lan()), "Duplicate value"),
+    ("no network", vm({"name": "lan"}), "spec.interfaces[0].networkName: Required value"),
+    ("a model that there is not", vm(on_lan(model="rtl8139")), 'supported values: "virtio", "e1000e"'),
+    (
+        "a port of the host's own services",
+        vm(on_lan(portForwards=[{"hostPort": 22, "port": 22, "protocol": "TCP"}])),
+        "should be greater than or equal to 1024",
+    ),
+    (
+        "one host port twice",
+        vm(
+            on_lan(
+                portForwards=[
+                    {"hostPort": 8080, "port": 80, "protocol": "TCP"},
+                    {"hostPort": 8080, "port": 81, "protocol": "TCP"},
+                ]
+            )
+        ),
+        "Duplicate value",
+    ),
+]
+
+
+@pytest.mark.parametrize(("obj", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input_is_refused_at_admission_with_the_field(server: ControlPlane, obj: Object, message: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        apply(server, obj, "--dry-run=server")
+    text = refused.value.stderr.replace('"object": ', "").replace('"string": ', "").replace('"integer": ', "")
+    assert message in text
+
+
+def is_used(server: ControlPlane, namespace: str, count: int) -> None:
+    patch = json.dumps({"status": {"used": count}})
+    server.kubectl("patch", "vpnet", "lan", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def test_mode_and_addresses_of_a_network_are_kept_while_machines_are_on_it(
+    server: ControlPlane, namespace: str
+) -> None:
+    apply(server, network(), "-n", namespace)
+    apply(server, network(mode="Isolated"), "-n", namespace)  # nobody is on it
+    is_used(server, namespace, 1)
+    with pytest.raises(CommandError, match=r"spec.mode cannot be changed while machines are on the network"):
+        apply(server, network(mode="NAT"), "-n", namespace)
+    with pytest.raises(CommandError, match=r"spec.ipv4.cidr cannot be changed while machines are on the network"):
+        apply(server, network(mode="Isolated", ipv4={"cidr": "10.21.0.0/24"}), "-n", namespace)
+    with pytest.raises(CommandError, match=r"spec.ipv6.cidr cannot be changed while machines are on the network"):
+        apply(server, network(mode="Isolated", ipv6={"cidr": "fd00:20::/64"}), "-n", namespace)
+    apply(server, network(mode="Isolated", mtu=1400), "-n", namespace)
+    is_used(server, namespace, 0)
+    apply(server, network(mode="NAT", ipv4={"cidr": "10.21.0.0/24"}), "-n", namespace)
+
+
+def test_a_network_s_columns_tell_what_one_looks_for(server: ControlPlane, namespace: str) -> None:
+    apply(server, network(), "-n", namespace)
+    header, row = server.kubectl("get", "vpnet", "-n", namespace).splitlines()
+    assert header.split() == ["NAME", "MODE", "CIDR", "USED", "FREE", "HYPERVISORS", "READY", "AGE"]
+    assert row.split()[:3] == ["lan", "NAT", "10.20.0.0/24"]
+
+
+def test_interfaces_of_a_machine_cannot_be_changed_yet(server: ControlPlane, namespace: str) -> None:
+    apply(server, vm(on_lan()), "-n", namespace)
+    with pytest.raises(CommandError, match="interfaces cannot be changed yet"):
+        apply(server, vm(on_lan(), on_lan("dmz")), "-n", namespace)

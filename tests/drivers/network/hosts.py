@@ -1,0 +1,89 @@
+"""What the contract suite runs on: a host for each driver of networks, kept while drivers come and go."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Protocol
+
+from tests.drivers.network.linux.host import new_host
+from virtplane_drivers.attachment import FakeNicAttachment, NicAttachment, TapAttachment
+from virtplane_drivers.network.contract import NetworkDriver
+from virtplane_drivers.network.fake import FakeNetworks
+from virtplane_drivers.tap import open_tap
+
+
+class NetworkHost(Protocol):
+    """A host, and the hypervisors on it."""
+
+    def open(self) -> NetworkDriver:
+        """A driver of what is on the host now, not entered yet."""
+        ...
+
+    @contextmanager
+    def joined(self, attachment: NicAttachment) -> Iterator[None]:
+        """A hypervisor holds that port for the length of the block."""
+        ...
+
+
+class FakeHost:
+    """Its state file is the host."""
+
+    def __init__(self, folder: Path) -> None:
+        self._state_file = folder / "networks.json"
+        self._joined: set[tuple[str, str]] = set()
+
+    def open(self) -> NetworkDriver:
+        driver = FakeNetworks(state_file=self._state_file)
+        driver.joined = self._joined
+        return driver
+
+    @contextmanager
+    def joined(self, attachment: NicAttachment) -> Iterator[None]:
+        assert isinstance(attachment, FakeNicAttachment)
+        self._joined.add(attachment.port)
+        yield
+        self._joined.discard(attachment.port)
+
+
+class LinuxHost:
+    """A network namespace stands for the host."""
+
+    def __init__(self, folder: Path, namespace: Path) -> None:
+        self._folder = folder
+        self._namespace = namespace
+
+    def open(self) -> NetworkDriver:
+        from virtplane_drivers.network.linux.driver import LinuxNetworks  # noqa: PLC0415  # as an agent does
+
+        return LinuxNetworks(
+            self._folder / "state",
+            self._folder / "run",
+            transit_cidr=IPv4Network("169.254.64.0/18"),
+            host_namespace=self._namespace,
+        )
+
+    @contextmanager
+    def joined(self, attachment: NicAttachment) -> Iterator[None]:
+        assert isinstance(attachment, TapAttachment)
+        descriptors = open_tap(attachment, 1)
+        yield
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+@asynccontextmanager
+async def host_of(kind: str, folder: Path) -> AsyncIterator[NetworkHost]:
+    """`fake` or `linux`; nothing of it is left at the end."""
+    if kind == "fake":
+        yield FakeHost(folder)
+        return
+    with new_host(folder) as host:
+        made = LinuxHost(folder, host.machine.path)
+        try:
+            yield made
+        finally:
+            async with made.open() as driver:
+                for uid in await driver.inventory():
+                    await driver.remove(uid)

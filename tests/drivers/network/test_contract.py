@@ -1,0 +1,145 @@
+"""What every driver of networks keeps: the contract, tried against each of them."""
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from tests.drivers.network.hosts import NetworkHost, host_of
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.network.contract import (
+    NO_NETWORK,
+    Network,
+    NetworkState,
+    Port,
+    PortForward,
+    Subnet,
+)
+
+
+def port(number: int, machine: str = "vm") -> Port:
+    return Port(
+        machine_uid=f"{machine}-{number}",
+        machine_name=f"{machine}-{number}",
+        interface="lan",
+        mac=f"52:54:00:00:00:{number:02x}",
+        addresses=(ip_address(f"10.20.0.{number}"), ip_address(f"fd00:20::{number:x}")),
+    )
+
+
+def network(uid: str = "net-1", *ports: Port, mode: NetworkMode = NetworkMode.NAT) -> Network:
+    return Network(
+        uid=uid,
+        namespace="shop",
+        name=uid,
+        mode=mode,
+        ipv4=Subnet(ip_network("10.20.0.0/24"), ip_address("10.20.0.1")),
+        ipv6=Subnet(ip_network("fd00:20::/64"), ip_address("fd00:20::1")),
+        domain="shop.test",
+        forwarders=(ip_address("203.0.113.1"),),
+        ports=ports,
+    )
+
+
+def keys(*ports: Port) -> frozenset[tuple[str, str]]:
+    return frozenset(port.key for port in ports)
+
+
+@pytest.fixture(
+    params=["fake", pytest.param("linux", marks=pytest.mark.skipif(os.geteuid() != 0, reason="namespaces take root"))]
+)
+async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[NetworkHost]:
+    async with host_of(request.param, tmp_path) as host:
+        yield host
+
+
+async def test_a_host_without_networks_knows_none(host: NetworkHost) -> None:
+    async with host.open() as driver:
+        assert await driver.inventory() == ()
+        assert await driver.observe("net-1") == NO_NETWORK
+        await driver.remove("net-1")
+
+
+async def test_a_host_says_which_modes_it_has(host: NetworkHost) -> None:
+    async with host.open() as driver:
+        facts = await driver.probe()
+        assert facts.modes >= {NetworkMode.ISOLATED, NetworkMode.NAT}
+        assert not {f"Network{mode}" for mode in facts.modes} & set(facts.missing)
+
+
+@pytest.mark.parametrize("mode", [NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED])
+async def test_a_network_is_there_with_its_ports_once_it_was_applied(host: NetworkHost, mode: NetworkMode) -> None:
+    async with host.open() as driver:
+        await driver.apply(network("net-1", port(5), port(6), mode=mode))
+        seen = await driver.observe("net-1")
+        assert (seen.state, seen.message, seen.ports) == (NetworkState.READY, "", keys(port(5), port(6)))
+        assert await driver.inventory() == ("net-1",)
+
+
+async def test_ports_come_and_go(host: NetworkHost) -> None:
+    async with host.open() as driver:
+        for ports in ((port(5),), (port(5), port(6)), (port(6),), (), (port(7),)):
+            await driver.apply(network("net-1", *ports))
+            assert (await driver.observe("net-1")).ports == keys(*ports)
+
+
+async def test_forwards_come_and_go(host: NetworkHost) -> None:
+    forwards = tuple(PortForward(protocol, 5300, 53) for protocol in ForwardProtocol)
+    async with host.open() as driver:
+        for changed in (replace(port(5), forwards=forwards), replace(port(5), forwards=forwards[:1]), port(5)):
+            await driver.apply(network("net-1", changed))
+            assert (await driver.observe("net-1")).state is NetworkState.READY
+
+
+async def test_each_port_can_be_joined_and_joined_again(host: NetworkHost) -> None:
+    both = network("net-1", port(5), port(6))
+    async with host.open() as driver:
+        await driver.apply(both)
+        first, second = [await driver.attachment(both, one) for one in both.ports]
+        assert first != second
+        for _ in range(2):
+            with host.joined(first), host.joined(second):
+                await driver.apply(both)
+        assert await driver.attachment(both, port(5)) == first
+
+
+async def test_a_driver_that_is_opened_again_knows_what_is_there(host: NetworkHost) -> None:
+    both = network("net-1", port(5), port(6))
+    async with host.open() as driver:
+        await driver.apply(both)
+        before = [await driver.attachment(both, one) for one in both.ports]
+    async with host.open() as driver:
+        assert await driver.inventory() == ("net-1",)
+        seen = await driver.observe("net-1")
+        assert (seen.state, seen.ports) == (NetworkState.READY, keys(port(5), port(6)))
+        await driver.apply(both)
+        assert [await driver.attachment(both, one) for one in both.ports] == before
+        await driver.remove("net-1")
+        assert await driver.inventory() == ()
+
+
+async def test_what_a_hypervisor_holds_is_not_removed_before_it_lets_go(host: NetworkHost) -> None:
+    one = network("net-1", port(5))
+    async with host.open() as driver:
+        await driver.apply(one)
+        with host.joined(await driver.attachment(one, port(5))):
+            with pytest.raises(Unavailable) as refused:
+                await driver.remove("net-1")
+            assert refused.value.reason == Reason.NETWORK_IN_USE
+            assert (await driver.observe("net-1")).state is NetworkState.READY
+        await driver.remove("net-1")
+        assert await driver.observe("net-1") == NO_NETWORK
+
+
+async def test_networks_of_one_host_may_have_the_same_addresses(host: NetworkHost) -> None:
+    async with host.open() as driver:
+        for uid in ("net-1", "net-2"):
+            await driver.apply(network(uid, port(5, uid)))
+        assert sorted(await driver.inventory()) == ["net-1", "net-2"]
+        await driver.remove("net-1")
+        assert (await driver.observe("net-2")).ports == keys(port(5, "net-2"))

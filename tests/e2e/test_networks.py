@@ -1,0 +1,156 @@
+"""Real Linux guests on real networks of a host, from `kubectl apply` to a page of their web server."""
+
+import re
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.cluster.guests.quickstart import ADDRESS_PREFIX, PAGE
+from tests.cluster.network_leftovers import mounts_below, network_processes
+from tests.cluster.waiting import eventually
+from tests.drivers.network.linux.host import Namespace
+from tests.e2e.conftest import AGENT, Live, Object, condition, root_disk, start_qemu_agent, vm
+
+
+def network(name: str, namespace: str, **spec: object) -> Object:
+    return {
+        "apiVersion": "virtplane.dev/v1alpha1",
+        "kind": "VirtualNetwork",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"mode": "NAT", "ipv4": {"cidr": "10.20.0.0/24"}} | spec,
+    }
+
+
+def on(network_name: str, **interface: object) -> Object:
+    return {"name": "lan", "networkName": network_name} | interface
+
+
+def linux(live: Live, name: str, namespace: str, *interfaces: Object, **spec: object) -> Object:
+    source = live.images.source("quickstart.qcow2")
+    return vm(name, namespace, root_disk(source, "64Mi"), memory={"size": "128Mi"}, interfaces=list(interfaces), **spec)
+
+
+def addresses(live: Live, machine: Object) -> list[str]:
+    """What the guest says that DHCP gave it, boot by boot."""
+    return re.findall(rf"^{ADDRESS_PREFIX}eth0 (\S+)", live.serial(machine), re.MULTILINE)
+
+
+def claimed(machine: Object) -> str:
+    return str(machine["status"]["placement"]["interfaces"][0]["ipAddresses"][0])
+
+
+def page(host: Namespace, url: str) -> str:
+    def fetch() -> str:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # our own
+                return str(answer.read().decode().strip())
+        except OSError:
+            return ""
+
+    return host.inside(fetch)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_a_network_is_left(live: Live, namespace: str) -> Iterator[None]:
+    yield
+    live.kubectl("delete", "vpvm", "--all", "-n", namespace, "--timeout=60s", timeout_s=90)
+    live.kubectl("delete", "vpnet", "--all", "-n", namespace, "--timeout=60s", timeout_s=90)
+    folder, host = live.system.directory, live.system.host(AGENT)
+    eventually(lambda: [*mounts_below(folder), *network_processes(folder)] == [], 30)
+    eventually(lambda: set(host.links()) == {"lo"}, 30)  # a namespace's links go some time after it
+    assert [line for line in host.run("nft", "list", "tables").splitlines() if "virtplane" in line] == []
+
+
+def test_a_guest_gets_its_address_is_reached_by_a_forwarded_port_and_keeps_both(live: Live, namespace: str) -> None:
+    host = live.system.host(AGENT)
+    forward = {"hostPort": 8080, "port": 80, "protocol": "TCP"}
+    live.apply(network("lan", namespace), linux(live, "web", namespace, on("lan", portForwards=[forward])))
+    machine = live.wait_ready("web", namespace)
+    address = claimed(machine)
+    assert machine["status"]["interfaces"][0]["ipAddresses"] == [address]
+    eventually(lambda: addresses(live, machine) == [address], 60)
+    eventually(lambda: page(host, "http://127.0.0.1:8080/") == PAGE, 30)
+    shown = live.kubectl("get", "vpvm", "web", "-n", namespace)
+    assert address in shown
+    eventually(
+        lambda: (
+            live.kubectl("get", "vpnet", "lan", "-n", namespace, "--no-headers").split()[1:7]
+            == ["NAT", "10.20.0.0/24", "1", "252", "1", "True"]
+        ),
+        30,
+    )
+
+    # The agent is gone: the guest goes on to be served.
+    live.system.stop(AGENT, grace_s=0)
+    assert page(host, "http://127.0.0.1:8080/") == PAGE
+    start_qemu_agent(live)
+    eventually(lambda: condition(live.get("vphv", f"{AGENT}-qemu"), "Ready").get("status") == "True", 30)
+    host.run("nft", "flush", "ruleset")
+    eventually(lambda: page(host, "http://127.0.0.1:8080/") == PAGE, 30)
+
+    live.set_power("web", namespace, "Stopped")
+    live.wait_ready("web", namespace)
+    live.set_power("web", namespace, "Running")
+    live.wait_ready("web", namespace)
+    eventually(lambda: addresses(live, machine) == [address, address], 60)
+    assert claimed(live.get("vpvm", "web", namespace)) == address
+
+
+def test_an_address_goes_from_a_deleted_machine_to_a_new_one_at_once(live: Live, namespace: str) -> None:
+    host = live.system.host(AGENT)
+    wanted = on("lan", ipAddresses=["10.20.0.77"], portForwards=[{"hostPort": 8081, "port": 80, "protocol": "TCP"}])
+    live.apply(network("lan", namespace), linux(live, "old", namespace, wanted))
+    old = live.wait_ready("old", namespace)
+    eventually(lambda: addresses(live, old) == ["10.20.0.77"], 60)
+
+    live.apply(linux(live, "new", namespace, wanted))
+    waiting = live.wait_condition("vpvm", "new", namespace, "AddressInUse")
+    assert f"10.20.0.77 is held by VirtualMachine {namespace}/old" in condition(waiting, "Ready")["message"]
+    live.kubectl("delete", "vpvm", "old", "-n", namespace, "--timeout=60s", timeout_s=90)
+    new = live.wait_ready("new", namespace)
+    eventually(lambda: addresses(live, new) == ["10.20.0.77"], 60)
+    eventually(lambda: page(host, "http://127.0.0.1:8081/") == PAGE, 30)
+
+
+def test_a_machine_waits_for_its_network_and_a_network_for_its_machines(live: Live, namespace: str) -> None:
+    live.apply(vm("early", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("later")]))
+    waiting = live.wait_condition("vpvm", "early", namespace, "NetworkNotFound")
+    assert f"there is no VirtualNetwork {namespace}/later" in condition(waiting, "Ready")["message"]
+    live.apply(network("later", namespace, mode="Isolated"))
+    live.wait_ready("early", namespace)
+    live.kubectl("delete", "vpnet", "later", "-n", namespace, "--wait=false")
+    live.apply(vm("late", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("later")]))
+    live.wait_condition("vpvm", "late", namespace, "NetworkDeleting")
+    assert live.exists("vpnet", "later", namespace)
+    live.kubectl("delete", "vpvm", "early", "late", "-n", namespace, "--timeout=60s", timeout_s=90)
+    eventually(lambda: not live.exists("vpnet", "later", namespace), 30)
+
+
+def test_a_mode_that_no_hypervisor_has_is_said_plainly(live: Live, namespace: str) -> None:
+    live.apply(network("wide", namespace, mode="Overlay"))
+    live.apply(vm("web", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("wide")]))
+    waiting = live.wait_condition("vpvm", "web", namespace, "NoHypervisorFits")
+    assert "1 lacks network mode Overlay" in condition(waiting, "Ready")["message"]
+
+
+def test_two_networks_with_the_same_addresses_do_not_meet(live: Live, namespace: str) -> None:
+    host = live.system.host(AGENT)
+    for number in (1, 2):
+        forward = {"hostPort": 8090 + number, "port": 80, "protocol": "TCP"}
+        live.apply(
+            network(f"lan-{number}", namespace),
+            linux(live, f"web-{number}", namespace, on(f"lan-{number}", portForwards=[forward])),
+        )
+    machines = [live.wait_ready(f"web-{number}", namespace) for number in (1, 2)]
+    for number, machine in enumerate(machines, 1):
+        eventually(lambda: addresses(live, machine) == [claimed(machine)], 90)  # noqa: B023  # called at once
+        eventually(lambda: page(host, f"http://127.0.0.1:{8090 + number}/") == PAGE, 30)  # noqa: B023
+
+
+def test_what_is_applied_is_what_is_read_back(live: Live, namespace: str) -> None:
+    mine = network("lan", namespace, mode="Isolated")
+    live.apply(mine, vm("web", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("lan")]))
+    live.wait_ready("web", namespace)
+    live.kubectl("diff", "-f", "-", input=yaml.safe_dump(mine))

@@ -1,0 +1,244 @@
+"""What is claimed, kept by listening to the store."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.operator.objects import DELETED_AT, claimed, network, placed, vm
+from virtplane_api.kube.errors import ApiUnavailable, Conflict
+from virtplane_api.kube.resources import NETWORKS, VIRTUAL_MACHINES, Key, Object
+from virtplane_operator.networks.addresses import number_of, subnet_of, text_of
+from virtplane_operator.networks.claims import Claims, Holder
+from virtplane_operator.placement import HostPort
+from virtplane_operator.world import Store
+
+A, B = "host-a-qemu", "host-b-qemu"
+MAC = "52:54:00:00:00:01"
+LAN = subnet_of({"cidr": "10.20.0.0/29"})
+WEB = Holder("vm-1", Key("shop", "web"))
+DB = Holder("vm-2", Key("shop", "db"))
+HTTP = {"name": "lan", "networkName": "lan", "portForwards": [{"hostPort": 8080, "port": 80, "protocol": "TCP"}]}
+
+
+class Kept:
+    """Claims that listen to a store."""
+
+    def __init__(self) -> None:
+        self.contested: list[Key] = []
+        self.store, self.claims = Store(), Claims(self.contested.append)
+        self.store.listen(self.claims.observe)
+        self._version = 0
+
+    def put(self, *ips: str, on: str = A, mac: str = MAC, network: str = "lan", **changes: Any) -> Object:
+        """The watch tells of a machine with one interface, with these addresses; without any it has no interface."""
+        rows = {"interfaces": [claimed("lan", network, mac, *ips)]} if ips else {}
+        return self.tell((placed(on) if on else {"token": 1}) | rows, **changes)
+
+    def tell(self, placement: dict[str, Any] | None, **changes: Any) -> Object:
+        self._version += 1
+        told = vm(version=self._version, placement=placement, **changes)
+        self.store.put(VIRTUAL_MACHINES, told)
+        return told
+
+    def held(self, version: int = 4, network: str = "lan") -> dict[str, list[str]]:
+        """The machines that hold each address."""
+        addresses = self.claims.addresses(f"{network}-uid", 4 if version == 4 else 6)
+        return {
+            text_of(4 if version == 4 else 6, number): [str(holder) for holder in holders]
+            for number, holders in addresses.items()
+        }
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+def test_a_machine_holds_what_its_placement_says(kept: Kept) -> None:
+    kept.put("10.20.0.2", "fd00:20::2")
+    assert kept.held() == {"10.20.0.2": ["shop/web"]}
+    assert kept.held(6) == {"fd00:20::2": ["shop/web"]}
+    assert kept.claims.macs("lan-uid") == {MAC: (WEB,)}
+    assert kept.claims.used("lan-uid") == 1
+    assert kept.claims.hypervisors("lan-uid") == [A]
+    assert kept.claims.machines("lan-uid") == [Key("shop", "web")]
+
+
+def test_a_machine_without_interfaces_holds_nothing(kept: Kept) -> None:
+    kept.put()
+    assert (kept.held(), kept.claims.used("lan-uid"), kept.claims.interfaces_of("vm-1")) == ({}, 0, [])
+
+
+def test_two_networks_may_have_the_same_addresses(kept: Kept) -> None:
+    kept.put("10.20.0.2")
+    kept.put("10.20.0.2", network="wan", name="db", uid="vm-2")
+    assert kept.held() == {"10.20.0.2": ["shop/web"]}
+    assert kept.held(network="wan") == {"10.20.0.2": ["shop/db"]}
+
+
+def test_an_unplaced_machine_keeps_its_addresses_and_no_host_port(kept: Kept) -> None:
+    kept.put("10.20.0.2", interfaces=[HTTP])
+    assert kept.claims.ports("host-a") == {HostPort(8080, "TCP"): (WEB,)}
+    kept.put("10.20.0.2", on="", interfaces=[HTTP])
+    assert kept.held() == {"10.20.0.2": ["shop/web"]}
+    assert kept.claims.ports("host-a") == {}
+    assert kept.claims.hypervisors("lan-uid") == []
+
+
+def test_a_machine_that_moved_takes_the_ports_of_its_new_host(kept: Kept) -> None:
+    kept.put("10.20.0.2", interfaces=[HTTP])
+    kept.put("10.20.0.2", on=B, interfaces=[HTTP])
+    assert kept.claims.ports("host-a") == {}
+    assert kept.claims.ports("host-b") == {HostPort(8080, "TCP"): (WEB,)}
+    assert kept.claims.hypervisors("lan-uid") == [B]
+
+
+def test_the_hypervisors_of_one_host_share_its_ports(kept: Kept) -> None:
+    kept.put("10.20.0.2", on="host-a-lxc", interfaces=[HTTP])
+    assert set(kept.claims.ports("host-a")) == {HostPort(8080, "TCP")}
+
+
+def test_a_machine_that_is_being_deleted_holds_on_and_one_that_is_gone_does_not(kept: Kept) -> None:
+    told = kept.put("10.20.0.2", metadata={"deletionTimestamp": DELETED_AT}, interfaces=[HTTP])
+    assert kept.held()
+    kept.store.remove(VIRTUAL_MACHINES, told)
+    assert (kept.held(), kept.claims.used("lan-uid"), kept.claims.ports("host-a")) == ({}, 0, {})
+
+
+def test_a_name_that_was_made_again_holds_nothing_of_the_one_before(kept: Kept) -> None:
+    kept.put("10.20.0.2")
+    kept.tell(None, uid="vm-9")
+    assert kept.held() == {}
+
+
+def test_new_addresses_take_the_place_of_the_old_ones(kept: Kept) -> None:
+    kept.put("10.20.0.2")
+    kept.put("10.20.0.3")
+    assert kept.held() == {"10.20.0.3": ["shop/web"]}
+
+
+def test_other_kinds_hold_nothing(kept: Kept) -> None:
+    kept.store.put(NETWORKS, network())
+    assert kept.claims.used("lan-uid") == 0
+
+
+def test_what_is_left_is_counted_exactly_and_follows_every_change(kept: Kept) -> None:
+    assert kept.claims.left("lan-uid", LAN) == 5
+    for index in range(2, 7):
+        assert not kept.claims.is_exhausted("lan-uid", LAN)
+        last = kept.put(f"10.20.0.{index}", name=f"vm-{index}", uid=f"vm-{index}", mac=f"52:54:00:00:00:0{index}")
+        assert kept.claims.left("lan-uid", LAN) == 6 - index
+    assert kept.claims.is_exhausted("lan-uid", LAN)
+    kept.store.remove(VIRTUAL_MACHINES, last)
+    assert kept.claims.left("lan-uid", LAN) == 1
+    assert not kept.claims.is_exhausted("lan-uid", LAN)
+    assert kept.claims.is_exhausted("lan-uid", LAN, 1)
+
+
+def test_addresses_that_are_no_longer_usable_hide_none_that_are_left(kept: Kept) -> None:
+    for index in range(5):
+        kept.put(f"10.99.0.{index}", name=f"vm-{index}", uid=f"vm-{index}", mac=f"52:54:00:00:00:0{index}")
+    assert not kept.claims.is_exhausted("lan-uid", LAN)
+    assert kept.claims.left("lan-uid", LAN) == 5
+
+
+def test_it_is_told_when_a_network_gets_its_first_interface_and_loses_its_last(kept: Kept) -> None:
+    seen = [kept.claims.in_use_revision]
+    told = kept.put("10.20.0.2")
+    seen.append(kept.claims.in_use_revision)
+    assert seen[1] != seen[0]
+    second = kept.put("10.20.0.3", name="db", uid="vm-2", mac="52:54:00:00:00:02")
+    assert kept.claims.in_use_revision == seen[1]
+    kept.store.remove(VIRTUAL_MACHINES, told)
+    assert kept.claims.in_use_revision == seen[1]
+    kept.store.remove(VIRTUAL_MACHINES, second)
+    assert kept.claims.in_use_revision != seen[1]
+
+
+# --- claims that are being written ------------------------------------------------------------------------------------
+
+
+def wanted(*ips: str) -> dict[str, Any]:
+    return placed(A, interfaces=[claimed("lan", "lan", MAC, *ips)])
+
+
+def test_claims_that_are_being_written_count_already(kept: Kept) -> None:
+    machine = kept.tell(None, interfaces=[HTTP])
+    with kept.claims.assumed(machine, wanted("10.20.0.2")):
+        assert kept.held() == {"10.20.0.2": ["shop/web"]}
+        assert set(kept.claims.ports("host-a")) == {HostPort(8080, "TCP")}
+
+
+@pytest.mark.parametrize("before", [(), ("10.20.0.9",)], ids=["it had none", "it had others"])
+def test_claims_that_the_api_server_refused_count_no_longer(kept: Kept, before: tuple[str, ...]) -> None:
+    machine = kept.put(*before, on="")
+    with pytest.raises(Conflict), kept.claims.assumed(machine, wanted("10.20.0.2")):
+        raise Conflict("changed", status=409)
+    assert list(kept.held()) == list(before)
+
+
+def test_claims_that_were_seen_meanwhile_count_on(kept: Kept) -> None:
+    machine = kept.tell(None)
+    with kept.claims.assumed(machine, wanted("10.20.0.2")):
+        kept.put("10.20.0.2")
+    assert kept.held() == {"10.20.0.2": ["shop/web"]}
+
+
+def test_other_news_of_the_machine_do_not_undo_what_is_being_written(kept: Kept) -> None:
+    machine = kept.tell(None)
+    with kept.claims.assumed(machine, wanted("10.20.0.2")):
+        kept.tell(None, metadata={"labels": {"a": "b"}})
+        assert kept.held() == {"10.20.0.2": ["shop/web"]}
+    assert kept.held() == {}
+
+
+@pytest.mark.parametrize(
+    "error", [ApiUnavailable("no answer"), asyncio.CancelledError()], ids=["no answer", "the pass took too long"]
+)
+def test_a_write_without_an_answer_may_have_come_through_and_its_claims_are_given_to_nobody(
+    kept: Kept, error: BaseException
+) -> None:
+    machine = kept.tell(None)
+    with pytest.raises(type(error)), kept.claims.assumed(machine, wanted("10.20.0.2")):
+        raise error
+    assert kept.held() == {"10.20.0.2": ["shop/web"]}
+    assert kept.claims.interfaces_of("vm-1") == wanted("10.20.0.2")["interfaces"]
+
+
+def test_news_of_a_machine_settle_whether_a_write_without_an_answer_came_through(kept: Kept) -> None:
+    machine = kept.tell(None)
+    with pytest.raises(ApiUnavailable), kept.claims.assumed(machine, wanted("10.20.0.2")):
+        raise ApiUnavailable("no answer")
+    kept.tell(None, metadata={"labels": {"a": "b"}})
+    assert kept.held() == {}
+
+
+def test_a_machine_that_goes_while_it_is_being_placed_leaves_nothing_held(kept: Kept) -> None:
+    machine = kept.tell(None)
+    with kept.claims.assumed(machine, wanted("10.20.0.2")):
+        kept.store.remove(VIRTUAL_MACHINES, machine)
+        assert kept.held() == {}
+    assert kept.held() == {}
+
+
+# --- two holders ------------------------------------------------------------------------------------------------------
+
+
+def test_both_holders_of_an_address_are_kept_and_told(kept: Kept) -> None:
+    kept.put("10.20.0.2", interfaces=[HTTP])
+    assert kept.contested == []
+    second = kept.put("10.20.0.2", name="db", uid="vm-2", interfaces=[HTTP])
+    assert kept.held() == {"10.20.0.2": ["shop/web", "shop/db"]}
+    assert set(kept.contested) == {WEB.key, DB.key}
+    assert [(one.reason, one.what, one.others) for one in kept.claims.contests("vm-2")] == [
+        ("AddressInUse", "10.20.0.2", (WEB,)),
+        ("MacAddressInUse", MAC, (WEB,)),
+        ("HostPortInUse", "host port 8080/TCP", (WEB,)),
+    ]
+    kept.contested.clear()
+    kept.store.remove(VIRTUAL_MACHINES, second)
+    assert kept.held() == {"10.20.0.2": ["shop/web"]}
+    assert set(kept.contested) == {WEB.key}
+    assert list(kept.claims.contests("vm-1")) == []
+    assert number_of("10.20.0.2")[1] in kept.claims.addresses("lan-uid", 4)

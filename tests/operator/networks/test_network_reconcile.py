@@ -1,0 +1,141 @@
+"""One pass over one network at a time, on the real API server, with a clock by hand."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.control_plane import ControlPlane
+from tests.operator.objects import claimed, hypervisor, placed, vm
+from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.events import EventRecorder
+from virtplane_api.kube.resources import HYPERVISORS, NETWORKS, VIRTUAL_MACHINES, Key, Object
+from virtplane_api.names import NETWORK_IN_USE_FINALIZER, OPERATOR_FIELD_MANAGER
+from virtplane_api.reconcile import Done, Outcome, Wait
+from virtplane_operator.networks.catalog import Catalog
+from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.reconcile import COUNT_EVERY_S, NetworkReconciler
+from virtplane_operator.world import AgentHealth, Store
+
+SYSTEM_NAMESPACE = "virtplane-system"
+
+
+class World:
+    """A network on the API server; machines and Hypervisors are in the store alone."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        self.client, self.namespace = client, namespace
+        self.now = 1000.0
+        self.store, self.claims = Store(), Claims()
+        catalog = Catalog(self.store, self.claims)
+        self.store.listen(self.claims.observe)
+        self.store.listen(catalog.observe)
+        health = AgentHealth(client, SYSTEM_NAMESPACE, lambda _agent: None)
+        events = EventRecorder(client, controller=OPERATOR_FIELD_MANAGER, instance="test")
+        self._reconciler = NetworkReconciler(
+            client, self.store, catalog, self.claims, health, events, clock=lambda: self.now
+        )
+        self._version = 0
+
+    async def reconcile(self) -> Outcome:
+        return await self._reconciler.reconcile(Key(self.namespace, "lan"))
+
+    async def read(self) -> Object:
+        """The network as the API server has it, taken in by the store."""
+        network = await self.client.get(NETWORKS, "lan", self.namespace)
+        self.store.put(NETWORKS, network)
+        return network
+
+    async def place(self, name: str, last: int) -> None:
+        uid = str((await self.read())["metadata"]["uid"])
+        row = claimed("lan", "lan", f"52:54:00:00:00:{last:02x}", f"10.20.0.{last}") | {"networkUID": uid}
+        where = {"namespace": self.namespace}
+        self.store.put(VIRTUAL_MACHINES, vm(name, uid=name, metadata=where, placement=placed(interfaces=[row])))
+
+    async def report(self, **report: Any) -> None:
+        self._version += 1
+        uid = str((await self.read())["metadata"]["uid"])
+        self.store.put(HYPERVISORS, hypervisor(version=self._version, networks=[{"uid": uid} | report]))
+
+
+@pytest.fixture
+async def world(installed: ControlPlane, namespace: str) -> AsyncIterator[World]:
+    made = {"mode": "NAT", "ipv4": {"cidr": "10.20.0.0/24"}}
+    body = {"apiVersion": NETWORKS.api_version, "kind": "VirtualNetwork", "metadata": {"name": "lan"}, "spec": made}
+    installed.request("POST", NETWORKS.path(namespace), body)
+    kubeconfig = installed.service_account_kubeconfig(SYSTEM_NAMESPACE, "virtplane-operator")
+    async with KubeClient.connect(kubeconfig) as client:
+        world = World(client, namespace)
+        await world.read()
+        yield world
+        installed.request(
+            "PATCH", NETWORKS.path(namespace, "lan"), {"metadata": {"finalizers": None}},
+            content_type="application/merge-patch+json",
+        )  # fmt: skip
+
+
+def ready(network: Object) -> tuple[str, str]:
+    [condition] = network["status"]["conditions"]
+    return condition["status"], condition["reason"]
+
+
+async def test_a_finalizer_that_a_user_dropped_is_put_back(world: World, installed: ControlPlane) -> None:
+    path = NETWORKS.path(world.namespace, "lan")
+    dropped = {"metadata": {"finalizers": ["example.dev/own"]}}
+    installed.request("PATCH", path, dropped, content_type="application/merge-patch+json")
+    await world.read()
+    await world.reconcile()
+    assert json.loads(installed.request("GET", path))["metadata"]["finalizers"] == [
+        "example.dev/own",
+        NETWORK_IN_USE_FINALIZER,
+    ]
+    installed.request(
+        "PATCH", path, {"metadata": {"finalizers": [NETWORK_IN_USE_FINALIZER]}},
+        content_type="application/merge-patch+json",
+    )  # fmt: skip
+
+
+async def test_a_pass_that_finds_nothing_new_writes_nothing(world: World) -> None:
+    assert await world.reconcile() == Done()
+    first = await world.read()
+    assert (first["status"]["used"], first["status"]["free"], ready(first)) == (0, 253, ("True", "NoMachines"))
+    world.now += 3600
+    assert await world.reconcile() == Done()
+    assert (await world.read())["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+
+
+async def test_figures_are_written_once_in_a_while_and_conditions_at_once(world: World) -> None:
+    await world.place("web", 5)
+    await world.report(state="Ready")
+    assert await world.reconcile() == Done()
+    assert (await world.read())["status"]["used"] == 1
+
+    await world.place("db", 6)
+    await world.report(state="Failed", reason="ForwardingBlocked")
+    world.now += 1
+    outcome = await world.reconcile()
+    assert isinstance(outcome, Wait)
+    assert outcome.after_s == pytest.approx(COUNT_EVERY_S - 1)
+    seen = await world.read()
+    assert (seen["status"]["used"], seen["status"]["free"], ready(seen)) == (1, 252, ("False", "ForwardingBlocked"))
+
+    world.now += COUNT_EVERY_S - 1
+    assert await world.reconcile() == Done()
+    seen = await world.read()
+    assert (seen["status"]["used"], seen["status"]["free"]) == (2, 251)
+
+
+async def test_the_first_figures_of_a_network_made_again_do_not_wait(world: World, installed: ControlPlane) -> None:
+    await world.reconcile()
+    earlier = await world.read()
+    path = NETWORKS.path(world.namespace, "lan")
+    installed.request("DELETE", path)
+    await world.read()
+    assert await world.reconcile() == Done()
+    body = {name: earlier[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": {"name": "lan"}}
+    installed.request("POST", NETWORKS.path(world.namespace), body)
+    await world.read()
+    await world.place("web", 5)
+    await world.reconcile()
+    assert (await world.read())["status"]["used"] == 1

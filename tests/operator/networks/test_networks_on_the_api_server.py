@@ -1,0 +1,271 @@
+"""Networks as their users meet them: the operator as a process on the real API server, hosts by hand."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.identities import Identities
+from tests.cluster.system import OPERATOR, SYSTEM_NAMESPACE, System
+from tests.cluster.waiting import eventually
+from tests.operator.networks.scripted_host import ScriptedHost
+
+Object = dict[str, Any]
+LAN = {"name": "lan", "networkName": "lan"}
+FORWARD = {"portForwards": [{"hostPort": 8080, "port": 80, "protocol": "TCP"}]}
+OPERATOR_USER = f"system:serviceaccount:{SYSTEM_NAMESPACE}:virtplane-operator"
+
+
+@pytest.fixture(scope="module")
+def system(installed: ControlPlane) -> Iterator[System]:
+    """A running operator."""
+    with System(lambda folder: Identities(installed.kubectl, folder, SYSTEM_NAMESPACE)) as running:
+        running.start_operator()
+        yield running
+    installed.kubectl("delete", "leases", "-n", SYSTEM_NAMESPACE, "--all")
+
+
+class Cluster:
+    """A namespace with a host, and how a user speaks to it."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+        self.control_plane = control_plane
+        self.namespace = namespace
+        self.kubectl = control_plane.kubectl
+        self.agent = f"host-{namespace.rpartition('-')[2]}"
+        self.host = ScriptedHost(control_plane, self.agent)
+
+    def apply(self, *objects: Object) -> None:
+        self.kubectl("apply", "-n", self.namespace, "-f", "-", input=yaml.safe_dump_all(objects))
+
+    def vm(self, name: str, *interfaces: Object, **spec: Any) -> Object:
+        """A machine that may run on this test's host only."""
+        body: Object = {"powerState": "Running", "cpu": {"cores": 1}, "memory": {"size": "32Mi"}}
+        body |= {"interfaces": list(interfaces), "scheduling": {"hypervisorName": self.host.name}}
+        return {"apiVersion": "virtplane.dev/v1alpha1", "kind": "VirtualMachine", "metadata": {"name": name},
+                "spec": body | spec}  # fmt: skip
+
+    def network(self, name: str = "lan", cidr: str = "10.20.0.0/24", mode: str = "NAT") -> Object:
+        spec = {"mode": mode, "ipv4": {"cidr": cidr}}
+        return {"apiVersion": "virtplane.dev/v1alpha1", "kind": "VirtualNetwork", "metadata": {"name": name},
+                "spec": spec}  # fmt: skip
+
+    def get(self, kind: str, name: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", kind, name, "-n", self.namespace, "-o", "json"))
+        return found
+
+    def delete(self, kind: str, name: str) -> None:
+        self.kubectl("delete", kind, name, "-n", self.namespace, "--wait=false")
+
+    def wait_placed(self, name: str) -> Object:
+        eventually(lambda: bool(self.get("vpvm", name)["status"].get("placement", {}).get("hypervisor")))
+        return self.get("vpvm", name)
+
+    def wait_reason(self, kind: str, name: str, reason: str) -> str:
+        """The message of Ready, once it has the reason."""
+        eventually(lambda: self.ready(kind, name).get("reason") == reason)
+        return str(self.ready(kind, name)["message"])
+
+    def wait_used(self, used: int) -> Object:
+        eventually(lambda: self.get("vpnet", "lan")["status"].get("used") == used)
+        status: Object = self.get("vpnet", "lan")["status"]
+        return status
+
+    def ready(self, kind: str, name: str) -> Object:
+        conditions = self.get(kind, name)["status"].get("conditions", [])
+        return next((one for one in conditions if one["type"] == "Ready"), {})
+
+    def end_machine(self, name: str) -> None:
+        """Delete it, and say as its agent that nothing of it is left."""
+        machine = self.get("vpvm", name)
+        self.delete("vpvm", name)
+        self.host.remove(machine)
+        self.kubectl("wait", "--for=delete", f"vpvm/{name}", "-n", self.namespace, "--timeout=20s")
+
+    def uid(self, network: str) -> str:
+        return str(self.get("vpnet", network)["metadata"]["uid"])
+
+    def operator_writes(self, resource: str, name: str) -> int:
+        """How often the operator wrote an object, by the API server's audit log."""
+        return sum(
+            event["user"]["username"] == OPERATOR_USER
+            and event["verb"] not in ("get", "list", "watch")
+            and event["objectRef"].get("resource") == resource
+            and event["objectRef"].get("namespace") == self.namespace
+            and event["objectRef"].get("name") == name
+            for event in self.control_plane.audit_events()
+            if "objectRef" in event
+        )
+
+
+@pytest.fixture
+def cluster(installed: ControlPlane, system: System, namespace: str) -> Iterator[Cluster]:
+    assert OPERATOR in system.pids
+    running = Cluster(installed, namespace)
+    yield running
+    running.host.end(namespace)
+
+
+def test_a_machine_is_placed_with_its_addresses_in_one_write_and_its_network_counts_it(cluster: Cluster) -> None:
+    cluster.apply(cluster.network(), cluster.vm("web", LAN | {"ipAddresses": ["10.20.0.9"]}))
+    machine = cluster.wait_placed("web")
+    [row] = machine["status"]["placement"]["interfaces"]
+    uid = cluster.uid("lan")
+    assert (row["networkUID"], row["networkName"], row["ipAddresses"]) == (uid, "lan", ["10.20.0.9"])
+    assert row["macAddress"].startswith("52:54:00:")
+    assert cluster.operator_writes("virtualmachines", "web") == 1
+    status = cluster.wait_used(1)
+    assert (status["free"], status["hypervisorCount"]) == (252, 1)
+    assert cluster.ready("vpnet", "lan")["reason"] == "NetworkNotReady"
+
+    cluster.host.serves(uid, state="Failed", reason="ForwardingBlocked", message="chain FORWARD drops its packets")
+    assert "chain FORWARD drops its packets" in cluster.wait_reason("vpnet", "lan", "ForwardingBlocked")
+    cluster.host.serves(uid)
+    cluster.wait_reason("vpnet", "lan", "Served")
+
+
+def test_a_machine_waits_for_its_network_and_goes_on_when_it_comes(cluster: Cluster) -> None:
+    cluster.apply(cluster.vm("web", LAN))
+    message = cluster.wait_reason("vpvm", "web", "NetworkNotFound")
+    assert message.startswith(f"spec.interfaces[0].networkName: there is no VirtualNetwork {cluster.namespace}/lan")
+    cluster.apply(cluster.network())
+    cluster.wait_placed("web")
+    assert cluster.wait_reason("vpnet", "lan", "NetworkNotReady")
+
+
+def test_an_address_goes_to_one_machine_and_to_the_next_when_that_one_is_gone(cluster: Cluster) -> None:
+    asked = LAN | {"ipAddresses": ["10.20.0.9"]}
+    cluster.apply(cluster.network(), cluster.vm("web", asked))
+    cluster.wait_placed("web")
+    cluster.apply(cluster.vm("db", asked))
+    message = cluster.wait_reason("vpvm", "db", "AddressInUse")
+    assert message == f"spec.interfaces[0].ipAddresses: 10.20.0.9 is held by VirtualMachine {cluster.namespace}/web"
+    cluster.end_machine("web")
+    assert cluster.wait_placed("db")["status"]["placement"]["interfaces"][0]["ipAddresses"] == ["10.20.0.9"]
+
+
+def test_a_restarted_operator_knows_what_is_claimed(cluster: Cluster, system: System) -> None:
+    cluster.apply(cluster.network(cidr="10.20.0.0/30"), cluster.vm("web", LAN))
+    cluster.wait_placed("web")
+    system.stop(OPERATOR)
+    cluster.apply(cluster.vm("db", LAN))
+    system.start_operator()
+    assert "all 1 IPv4 addresses" in cluster.wait_reason("vpvm", "db", "AddressesExhausted")
+    cluster.end_machine("web")
+    assert cluster.wait_placed("db")["status"]["placement"]["interfaces"][0]["ipAddresses"] == ["10.20.0.2"]
+
+
+def test_a_machine_goes_where_its_mode_and_its_host_ports_are_to_be_had(cluster: Cluster) -> None:
+    cluster.apply(cluster.network("mesh", "10.30.0.0/24", "Overlay"), cluster.network())
+    cluster.apply(cluster.vm("far", {"name": "a", "networkName": "mesh"}), cluster.vm("web", LAN | FORWARD))
+    assert "1 lacks network mode Overlay" in cluster.wait_reason("vpvm", "far", "NoHypervisorFits")
+    cluster.wait_placed("web")
+    cluster.apply(cluster.vm("web2", LAN | FORWARD))
+    message = cluster.wait_reason("vpvm", "web2", "NoHypervisorFits")
+    assert f"1 has host port 8080/TCP in use by {cluster.namespace}/web" in message
+    cluster.host.report(networkModes=["NAT", "Overlay"])
+    cluster.wait_placed("far")
+    cluster.end_machine("web")
+    cluster.wait_placed("web2")
+
+
+def test_a_network_stays_until_its_last_machine_and_its_last_host_have_left_it(cluster: Cluster) -> None:
+    cluster.apply(cluster.network(), cluster.vm("web", LAN))
+    cluster.wait_placed("web")
+    cluster.host.serves(cluster.uid("lan"))
+    cluster.delete("vpnet", "lan")
+
+    def notes() -> str:
+        return cluster.kubectl(
+            "get", "events.events.k8s.io", "-n", cluster.namespace, "-o", "jsonpath={.items[*].note}"
+        )
+
+    machine = f"deletion waits for 1 machine: {cluster.namespace}/web and 1 hypervisor: {cluster.host.name}"
+    eventually(lambda: machine in notes())
+    cluster.apply(cluster.vm("late", LAN))
+    cluster.wait_reason("vpvm", "late", "NetworkDeleting")
+    cluster.end_machine("web")
+    eventually(lambda: f"deletion waits for 1 hypervisor: {cluster.host.name}" in notes())
+    assert cluster.get("vpnet", "lan")["metadata"]["finalizers"] == ["virtplane.dev/network-in-use"]
+    cluster.host.report(networks=[])
+    cluster.kubectl("wait", "--for=delete", "vpnet/lan", "-n", cluster.namespace, "--timeout=20s")
+
+    cluster.apply(cluster.network())
+    assert cluster.wait_placed("late")["status"]["placement"]["interfaces"][0]["networkUID"] == cluster.uid("lan")
+
+
+def test_of_two_routed_networks_the_younger_waits_for_the_older_to_go(cluster: Cluster) -> None:
+    # As a user, not in one apply: which is the older counts by the second.
+    cluster.apply(cluster.network("a-older", "10.77.0.0/16", "Routed"))
+    cluster.apply(cluster.network("lan", "10.77.1.0/24", "Routed"), cluster.vm("web", LAN))
+    assert f"{cluster.namespace}/a-older" in cluster.wait_reason("vpnet", "lan", "NetworksOverlap")
+    cluster.wait_reason("vpvm", "web", "NetworksOverlap")
+    cluster.delete("vpnet", "a-older")
+    cluster.wait_placed("web")
+    cluster.wait_reason("vpnet", "lan", "NetworkNotReady")
+
+
+def test_of_two_machines_that_two_operators_gave_one_address_the_younger_is_told(cluster: Cluster) -> None:
+    cluster.apply(cluster.network(), cluster.vm("web", LAN | {"ipAddresses": ["10.20.0.9"]}))
+    placement = cluster.wait_placed("web")["status"]["placement"]
+    # By a host that is not there it stays without a place, until another operator than ours has placed it.
+    cluster.apply(cluster.vm("db", LAN, scheduling={"hypervisorName": "nowhere"}))
+    cluster.wait_reason("vpvm", "db", "NoHypervisorFits")
+    mac = {"macAddress": "52:54:00:00:00:0d"}
+    given = placement | {"interfaces": [placement["interfaces"][0] | mac]}
+    patch = json.dumps({"status": {"placement": given}})
+    cluster.kubectl("patch", "vpvm", "db", "-n", cluster.namespace, "--subresource=status", "--type=merge", "-p", patch)
+
+    def placed() -> Object:
+        conditions = cluster.get("vpvm", "db")["status"]["conditions"]
+        return next(one for one in conditions if one["type"] == "Placed")
+
+    eventually(lambda: placed()["reason"] == "AddressInUse")
+    told = f"10.20.0.9 is held by VirtualMachine {cluster.namespace}/web as well"
+    assert placed()["status"] == "True"
+    assert told in placed()["message"]
+    assert not any(one["reason"] == "AddressInUse" for one in cluster.get("vpvm", "web")["status"]["conditions"])
+    cluster.end_machine("web")
+    eventually(lambda: placed()["reason"] == "Placed")
+
+
+@pytest.mark.parametrize("machines", [60])
+def test_many_machines_at_once_are_a_few_writes_of_their_network_and_none_at_rest(
+    cluster: Cluster, machines: int
+) -> None:
+    cluster.apply(cluster.network())
+    cluster.host.serves(cluster.uid("lan"))
+    began = time.monotonic()
+    cluster.apply(*(cluster.vm(f"vm-{number:02}", LAN) for number in range(machines)))
+    status = cluster.wait_used(machines)
+    took_s = time.monotonic() - began
+    assert status["free"] == 253 - machines
+    rows = json.loads(cluster.kubectl("get", "vpvm", "-n", cluster.namespace, "-o", "json"))["items"]
+    claimed = [row["status"]["placement"]["interfaces"][0] for row in rows]
+    assert len({row["ipAddresses"][0] for row in claimed}) == len({row["macAddress"] for row in claimed}) == machines
+    # One when it was made, one with the first machine, and then one each 5 s.
+    writes = cluster.operator_writes("virtualnetworks", "lan")
+    assert writes <= 2 + math.ceil(took_s / 5)
+    settled(cluster, lambda: cluster.operator_writes("virtualnetworks", "lan"))
+
+
+def settled(cluster: Cluster, figure: Callable[[], int]) -> None:
+    """The figure does not change while the operator's Lease is renewed: twice as long as anything is put off."""
+
+    def renewed() -> str:
+        lease = ("get", "lease", "virtplane-operator", "-n", SYSTEM_NAMESPACE)
+        return cluster.kubectl(*lease, "-o", "jsonpath={.spec.renewTime}")
+
+    before, times = figure(), {renewed()}
+
+    def twice() -> bool:
+        times.add(renewed())
+        return len(times) == 3
+
+    eventually(twice, 40)
+    assert figure() == before
