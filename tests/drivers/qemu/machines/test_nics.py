@@ -13,9 +13,8 @@ import pytest
 
 from tests.cluster.guest_processes import guest_processes
 from tests.cluster.guests.boot_sector import GREETING
-from tests.cluster.waiting import eventually
 from tests.drivers.hypervisor.hosts import QemuHost, bound, machine
-from tests.drivers.hypervisor.test_contract import until_suspended
+from tests.drivers.hypervisor.test_contract import until_stopped, until_suspended
 from tests.drivers.qemu.machines.lan import Lan, asks_for_address, has_lans, lan_in, new_lan
 from tests.drivers.qemu.machines.starting import defined, pid_of, ticks
 from tests.drivers.qemu.machines.test_safety import status
@@ -167,10 +166,10 @@ async def test_a_tap_ends_with_its_qemu(host: QemuHost, driver: QemuDriver, lan:
     assert lan.taps() == {tap_of(nic) for nic in desired.nics}
     if end == "kill":
         os.kill(pid_of(host, desired), signal.SIGKILL)
-        eventually(lambda: lan.taps() == set())
+        await until_stopped(driver, desired.uid)
     else:
         await getattr(driver, end)(desired.uid)
-        assert lan.taps() == set()
+    assert lan.taps() == set()
 
 
 @on_lan
