@@ -90,7 +90,7 @@ class NameServers:
             Unavailable: not now.
         """
         servers = await in_thread(servers_of, network, self._forwarders, self._resolv_confs)
-        configuration = configuration_of(network, servers)
+        configuration = await in_thread(configuration_of, network, servers)  # 20 ms for 1,000 ports
         if configuration is None:
             await self.remove(network.uid)
             return []
