@@ -19,12 +19,7 @@ PACKAGE_OF: Mapping[str, str] = {
     "ip": "iproute2",
 }
 """The package that brings a command that the quickstart needs."""
-TESTS_PACKAGE_OF: Mapping[str, str] = {
-    **PACKAGE_OF,
-    "dnsmasq": "dnsmasq-base",
-    "ip": "iproute2",
-    "qemu-ga": "qemu-guest-agent",
-}
+TESTS_PACKAGE_OF: Mapping[str, str] = {**PACKAGE_OF, "qemu-ga": "qemu-guest-agent"}
 """The same for the tests, so that `make run` puts no guest agent on anybody's machine."""
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])

@@ -34,7 +34,8 @@ async def test_a_suspended_machine_wakes_with_its_adapters_whatever_is_defined_m
     host: Host, driver: HypervisorDriver
 ) -> None:
     with host.port() as lan, host.port() as storage:
-        desired = replace(machine(host), nics=(Nic("lan", MACS[0], lan), Nic("storage", MACS[1], storage)))
+        nics = (Nic("lan", MACS[0], lan), Nic("storage", MACS[1], storage, model=InterfaceModel.E1000E))
+        desired = replace(machine(host), nics=nics)
         await driver.define(desired)
         await driver.start(desired.uid)
         await until_suspended(driver, desired.uid)

@@ -36,6 +36,8 @@ _FIRST_DISK_PORT = 1
 _FIRST_NIC_PORT = 40
 """The first of slot 7; disks and spare ports end in slot 6."""
 _SERIAL_CHARS = 20
+_ROM_BYTES = 1 << 20
+"""A power of 2; iPXE's takes a quarter of it."""
 
 _SERIAL_SET = 0
 _FIRST_DISK_SET = 1
@@ -217,7 +219,9 @@ def _nic_device(nic: NicDefinition, boot: Mapping[str, int]) -> dict[str, Any]:
             # An interrupt for each queue of each pair, one for changes, one for the control queue.
             device |= {"mq": True, "vectors": 2 * nic.queues + 2}
     if name in boot:
-        device["bootindex"] = boot[name]
+        # Of iPXE, which Debian's QEMU depends on. Another version of it may be larger, and a machine that was suspended
+        # wakes on a ROM of its size only.
+        device |= {"bootindex": boot[name], "romsize": _ROM_BYTES}
     else:
         device["romfile"] = ""
     return device

@@ -22,6 +22,7 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
+    IpAddress,
     Network,
     NetworkDriver,
     NetworkFacts,
@@ -31,7 +32,7 @@ from virtplane_drivers.network.contract import (
 )
 from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
-from virtplane_drivers.network.linux.names import BRIDGE, namespace_path, tap_alias, tap_name
+from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
 from virtplane_drivers.network.linux.namespace import ensure_namespace, namespaces, remove_namespace
 from virtplane_drivers.network.linux.records import Applied, Records
 from virtplane_drivers.network.linux.uplinks import Uplinks
@@ -72,7 +73,7 @@ class LinuxNetworks(NetworkDriver):
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
         self._findings: dict[str, list[Finding]] = {}
-        self._host_addresses: frozenset[links.IpAddress] = frozenset()
+        self._host_addresses: frozenset[IpAddress] = frozenset()
         self._host_lock = asyncio.Lock()
         self._caretaker: asyncio.Task[None] | None = None
         self._missing = ""
@@ -90,7 +91,7 @@ class LinuxNetworks(NetworkDriver):
         if self._caretaker is not None:
             self._caretaker.cancel()
             await asyncio.gather(self._caretaker, return_exceptions=True)
-        self._name_servers.leave()
+        self._name_servers.close()
 
     async def probe(self) -> NetworkFacts:
         """All of `MODES`, or none."""
@@ -102,13 +103,13 @@ class LinuxNetworks(NetworkDriver):
         """Whatever of a network is left on the host names it."""
         if self._missing:
             return ()
-        found = {*self._applied, *namespaces(self._runtime_folder / "netns")}
+        found = {*self._applied, *namespaces(self._runtime_folder)}
         found |= {*await self._uplinks.inventory(), *await self._name_servers.inventory()}
         return tuple(sorted(found))
 
     async def observe(self, uid: str) -> ObservedNetwork:
         """What was found wrong when it was last applied; its ports as they were applied."""
-        if uid not in namespaces(self._runtime_folder / "netns"):
+        if uid not in namespaces(self._runtime_folder):
             return NO_NETWORK
         applied = self._applied.get(uid)
         ports = frozenset(port.key for port in applied.network.ports) if applied is not None else frozenset()
@@ -133,7 +134,7 @@ class LinuxNetworks(NetworkDriver):
             await self._apply_host_rules()
             findings += await self._name_servers.apply(path, network)
             if transit is not None:
-                findings += await rules.forwarding_findings(self._host_namespace)
+                findings += await rules.forwarding_findings(self._host_namespace, [host_link(network.uid)])
         except OSError as error:
             raise Unavailable(
                 f"network {network.namespace}/{network.name}: {error}", reason=Reason.NETWORK_ERROR
@@ -150,7 +151,7 @@ class LinuxNetworks(NetworkDriver):
         """The record last: killed before that, the next driver knows the network and goes on here."""
         path = namespace_path(self._runtime_folder, uid)
         try:
-            if uid in namespaces(self._runtime_folder / "netns") and (held := await links.ports_held(path)):
+            if uid in namespaces(self._runtime_folder) and (held := await links.ports_held(path)):
                 message = f"{len(held)} ports of network {uid} are held by running machines: {', '.join(sorted(held))}"
                 raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
             await self._name_servers.remove(uid)
@@ -159,6 +160,7 @@ class LinuxNetworks(NetworkDriver):
             await self._apply_host_rules()
             await self._uplinks.remove(uid)
             await remove_namespace(path)
+            self._router_rules.forget(path)
         except OSError as error:
             raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
         self._records.remove(uid)
@@ -178,7 +180,7 @@ class LinuxNetworks(NetworkDriver):
             }
             await self._host_rules.apply(routed)
 
-    async def _addresses_of_host(self) -> list[links.IpAddress]:
+    async def _addresses_of_host(self) -> list[IpAddress]:
         self._host_addresses = await self._uplinks.host_addresses()
         return sorted(self._host_addresses, key=lambda address: (address.version, int(address)))
 

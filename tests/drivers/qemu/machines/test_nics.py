@@ -250,7 +250,8 @@ async def test_a_program_that_takes_no_connection_is_asked_again_and_holds_nothi
 @on_lan
 async def test_a_suspended_machine_wakes_on_the_network_of_now(host: QemuHost, lan: Lan, tmp_path: Path) -> None:
     """As after a reboot of its host: the namespace of then is gone, and so is the driver's process."""
-    desired = with_nics(host, lan.nic("one"), lan.nic("fast", number=2, queues=2, mtu=1400))
+    desired = with_nics(host, lan.nic("one", boot_order=2), lan.nic("fast", number=2, queues=2, mtu=1400))
+    desired = replace(desired, disks=(replace(desired.disks[0], boot_order=1),))
     async with host.open() as driver:
         await driver.define(desired)
         await driver.start(desired.uid)
@@ -259,7 +260,7 @@ async def test_a_suspended_machine_wakes_on_the_network_of_now(host: QemuHost, l
         assert lan.taps() == set()
     with new_lan(tmp_path / "rebooted") as now:
         async with host.open() as driver:
-            moved = (now.nic("one"), now.nic("fast", number=2, queues=2, mtu=1400))
+            moved = (now.nic("one", boot_order=2), now.nic("fast", number=2, queues=2, mtu=1400))
             await driver.define(replace(desired, nics=moved))
             await driver.start(desired.uid)
             assert now.taps() == {tap_of(nic) for nic in moved}

@@ -18,6 +18,7 @@ from virtplane_drivers.hypervisor.qemu.definition import Definition
 
 VIRTIO = {"driver": "virtio-net-pci", "host_mtu": 1450}
 E1000E = {"driver": "e1000e"}
+BOOTED = {"bootindex": 1, "romsize": 1 << 20}
 FIRST_PORT = 40
 
 
@@ -44,7 +45,7 @@ def test_the_command_line_of_adapters_of_every_kind() -> None:
         ("-netdev", {"id": "net-fast", "type": "tap", "fds": "61:62", "vhost": False}),
         (
             "-device",
-            VIRTIO | at("fast", 1) | {"mac": "52:54:00:00:00:02", "mq": True, "vectors": 6, "bootindex": 1},
+            VIRTIO | at("fast", 1) | {"mac": "52:54:00:00:00:02", "mq": True, "vectors": 6} | BOOTED,
         ),
         ("-netdev", {"id": "net-old", "type": "tap", "fd": "63", "vhost": False}),
         ("-device", E1000E | at("old", 2) | {"mac": "52:54:00:00:00:03", "romfile": ""}),
@@ -167,6 +168,13 @@ def test_only_an_adapter_that_is_booted_from_has_a_program_for_it() -> None:
     found = devices(definition(disk("a"), nics=(nic("n", boot_order=1), nic("m"))))
     assert "romfile" not in found["nic-n"]
     assert found["nic-m"]["romfile"] == ""
+
+
+def test_the_room_for_that_program_does_not_depend_on_its_version() -> None:
+    """A machine that was suspended before an upgrade of iPXE would not wake after it."""
+    for model in InterfaceModel:
+        found = devices(definition(nics=(nic("n", boot_order=1, model=model),)))
+        assert found["nic-n"]["romsize"] == 1 << 20
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
