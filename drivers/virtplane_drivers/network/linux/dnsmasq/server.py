@@ -118,7 +118,7 @@ class NameServers:
         await self._look()
         return tuple(await in_thread(files.network_uids, self._folder) | set(self._servers))
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Stop watching; what runs, runs on."""
         for server in self._servers.values():
             _let_go(server)

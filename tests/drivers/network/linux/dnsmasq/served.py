@@ -75,7 +75,7 @@ class Served:
         for names in self.all_names:
             for uid in await names.inventory():
                 await names.remove(uid)
-            names.leave()
+            names.close()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ async def test_an_agent_that_starts_adopts_what_runs(served: Served) -> None:
     guest = served.guest(router)
     await before.apply(router.path, served.network(WEB))
     pid = served.pid()
-    before.leave()
+    before.close()
     after = served.names()
     assert await after.inventory() == (served.network().uid,)
     await after.apply(router.path, served.network(WEB))
@@ -35,7 +35,7 @@ async def test_an_agent_that_was_killed_before_it_told_of_a_change_tells_it_late
     guest = served.guest(router)
     await before.apply(router.path, served.network(WEB))
     pid = served.pid()
-    before.leave()
+    before.close()
     (run,) = (served.folder / "dnsmasq" / f"{served.token}-a").iterdir()
     for name, text in await written_for(served, router.path):
         (run / name).write_text(text)  # as the agent did, and then died
@@ -68,7 +68,7 @@ async def test_one_whose_files_are_lost_is_found_and_replaced(served: Served) ->
     router, before = served.router(), served.names()
     guest = served.guest(router)
     await before.apply(router.path, served.network(WEB))
-    before.leave()
+    before.close()
     pid = served.pid()
     shutil.rmtree(served.folder / "dnsmasq")
     after = served.names()
