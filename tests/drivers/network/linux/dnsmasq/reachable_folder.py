@@ -10,7 +10,7 @@ CLEANER = """
 cat
 grep -saFl -- "=$0/" /proc/[0-9]*/cmdline | cut -d/ -f3 | xargs -r kill -9 2>/dev/null
 for group in /sys/fs/cgroup/virtplane/network-"$1"* /sys/fs/cgroup/*/virtplane/network-"$1"*; do
-    until [ ! -d "$group" ] || rmdir "$group"; do :; done
+    for _ in 1 2 3 4 5 6 7 8 9 10; do [ ! -d "$group" ] || rmdir "$group" || sleep 0.1; done
     rmdir "${group%/*}"
 done 2>/dev/null
 rm -rf -- "$0"
@@ -20,7 +20,10 @@ rm -rf -- "$0"
 
 @contextmanager
 def folder_until_we_end(token: str) -> Iterator[Path]:
-    """A folder that other users get through, unlike `tmp_path`; at its end nothing runs that was started with it."""
+    """A folder that other users get through, unlike `tmp_path`; at its end nothing runs that was started with it.
+
+    Cgroups of networks whose UID begins with the token are gone then too.
+    """
     folder = Path(tempfile.mkdtemp(prefix="virtplane-dnsmasq-"))
     folder.chmod(0o711)
     argv = ["sh", "-c", CLEANER, str(folder), token]
