@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import AsyncIterator, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -43,6 +44,7 @@ CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
 _PROGRAMS: Mapping[str, str] = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "nsenter": "util-linux"}
 """Command -> the Debian package that brings it."""
+_SEARCHABLE = 0o711
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 
 
@@ -79,7 +81,7 @@ class LinuxNetworks(NetworkDriver):
         self._missing = ""
 
     async def __aenter__(self) -> Self:
-        self._missing = await asyncio.to_thread(_what_is_missing)
+        self._missing = await asyncio.to_thread(_what_is_missing, self._runtime_folder)
         if not self._missing:
             self._applied = self._records.read_all()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
@@ -203,12 +205,19 @@ class LinuxNetworks(NetworkDriver):
                         self._hints.add(uid)
 
 
-def _what_is_missing() -> str:
+def _what_is_missing(runtime_folder: Path) -> str:
     """Why this host has no networks of ours, and what would bring them; empty when it has. Blocking."""
     if not _has_capabilities():
         return "networks take root (CAP_NET_ADMIN, CAP_SYS_ADMIN): start the agent as root"
     lacking = [f"{command} (package {package})" for command, package in _PROGRAMS.items() if not shutil.which(command)]
-    return f"not installed: {', '.join(lacking)}" if lacking else ""
+    if lacking:
+        return f"not installed: {', '.join(lacking)}"
+    runtime_folder.mkdir(mode=_SEARCHABLE, parents=True, exist_ok=True)
+    runtime_folder.chmod(stat.S_IMODE(runtime_folder.stat().st_mode) | _SEARCHABLE)
+    hidden = next((one for one in runtime_folder.absolute().parents if not one.stat().st_mode & stat.S_IXOTH), None)
+    if hidden is not None:
+        return f"name servers of networks have users of their own, who cannot get through {hidden}: chmod o+x {hidden}"
+    return ""
 
 
 def _has_capabilities() -> bool:
