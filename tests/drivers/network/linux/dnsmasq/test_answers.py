@@ -25,6 +25,7 @@ from tests.drivers.network.linux.dnsmasq.served import (
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import Route
+from virtplane_drivers.network.linux.links import apply_router
 
 SILENCE_S = 0.7
 """Longer than a server that answers ever took; a client asks twice in it."""
@@ -105,10 +106,10 @@ async def test_an_isolated_network_has_names_and_addresses_and_no_way_out(served
 
 
 async def test_without_a_router_guests_get_addresses_names_and_each_other(served: Served) -> None:
-    router = served.router("192.0.2.1/32")
-    router.ip("address", "delete", "192.0.2.1/32", "dev", "br0")
+    router, one = served.host.new_namespace(), without_router(served.network(WEB))
+    await apply_router(router.path, one)
     guest = served.guest(router)
-    await served.names().apply(router.path, without_router(served.network(WEB)))
+    await served.names().apply(router.path, one)
     reply = lease(guest, MAC)
     assert str(reply.address) == "10.20.0.9"
     assert dhcp.ROUTER not in reply.options

@@ -119,6 +119,15 @@ async def test_what_keeps_it_from_serving_is_said_and_nothing_is_left_running(se
     assert len(served.pids()) == 1
 
 
+async def test_a_folder_that_lets_nobody_through_is_named(served: Served) -> None:
+    closed = served.folder / "closed"
+    closed.mkdir(mode=0o700)
+    served.folder = closed
+    with pytest.raises(Unavailable, match=f"chmod o[+]x {closed}$"):
+        await served.names().apply(served.router().path, served.network(WEB))
+    assert served.pids() == []
+
+
 async def test_a_router_without_a_bridge_is_said(served: Served) -> None:
     with pytest.raises(Unavailable, match="DHCP and DNS"):
         await served.names().apply(served.host.new_namespace().path, served.network(WEB))
