@@ -22,7 +22,7 @@ def end_guests(folder: Path | str) -> None:
             continue
         try:
             if pid in guest_processes(folder):  # still the same process, now that it is held
-                groups = _own_groups(pid)
+                groups = own_groups(pid)
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 _wait(descriptor)
                 remove_groups(groups)
@@ -38,7 +38,7 @@ def _wait(descriptor: int) -> None:
     poll.poll(10_000)
 
 
-def _own_groups(pid: int) -> list[Path]:
+def own_groups(pid: int) -> list[Path]:
     """The cgroups that an agent made for this process (proc(5): `number:controllers:path` a line)."""
     paths = {Path(line.split(":", 2)[2]) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
     names = {path.name for path in paths if path.parent.name == "virtplane"}

@@ -10,6 +10,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+from tests.cluster.guest_processes import own_groups, remove_groups
+
 _PROGRAMS = frozenset({"dnsmasq", "passt"})
 
 
@@ -32,16 +34,18 @@ def network_processes(folder: Path | str) -> list[int]:
 
 
 def end_networks(folder: Path | str) -> None:
-    """Kill what `network_processes` finds, by pidfd, and unmount what lies below the folder."""
+    """Kill what `network_processes` finds, by pidfd, with its cgroups, and unmount what lies below the folder."""
     for pid in network_processes(folder):
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(pid)
             try:
                 if pid in network_processes(folder):  # still the same process, now that it is held
+                    groups = own_groups(pid)
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                     poll = select.poll()
                     poll.register(descriptor, select.POLLIN)
                     poll.poll(10_000)
+                    remove_groups(groups)
             finally:
                 os.close(descriptor)
     for point in mounts_below(folder):

@@ -204,7 +204,9 @@ def _serve(owner_pid: int, prefix: str) -> None:
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit())  # never SIG_IGN: the children would inherit that
-    children = _Children(tempfile.mkdtemp(prefix=prefix))
+    directory = tempfile.mkdtemp(prefix=prefix)
+    os.chmod(directory, 0o711)  # noqa: PTH101, S103  # other users get through to what they may read below
+    children = _Children(directory)
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(owner, selectors.EVENT_READ)
@@ -225,12 +227,13 @@ def _serve(owner_pid: int, prefix: str) -> None:
 
 def _end_guests(directory: str) -> None:
     """Guests and networks outlive their agent, as they are meant to: those of the folder end with the folder."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # -I leaves it out
-    import guest_processes  # type: ignore[import-not-found]  # noqa: PLC0415  # of this folder, standard library only
-    import network_leftovers  # type: ignore[import-not-found]  # noqa: PLC0415
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # -I leaves it out
+    # Of the standard library only.
+    from tests.cluster.guest_processes import end_guests  # noqa: PLC0415
+    from tests.cluster.network_leftovers import end_networks  # noqa: PLC0415
 
-    guest_processes.end_guests(directory)
-    network_leftovers.end_networks(directory)
+    end_guests(directory)
+    end_networks(directory)
 
 
 def _reply(children: _Children, request: dict[str, Any]) -> None:

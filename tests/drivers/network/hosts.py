@@ -1,12 +1,15 @@
 """What the contract suite runs on: a host for each driver of networks, kept while drivers come and go."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
+from tests.cluster.network_leftovers import end_networks
 from tests.drivers.network.linux.host import new_host
 from virtplane_drivers.attachment import FakeNicAttachment, NicAttachment, TapAttachment
 from virtplane_drivers.network.contract import NetworkDriver
@@ -73,14 +76,26 @@ class LinuxHost:
             os.close(descriptor)
 
 
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """Not below pytest's own: the users of name servers get through it. Nothing that was started with it is left."""
+    folder = Path(tempfile.mkdtemp(prefix="virtplane-networks-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        end_networks(folder)
+        shutil.rmtree(folder)
+
+
 @asynccontextmanager
 async def host_of(kind: str, folder: Path) -> AsyncIterator[NetworkHost]:
     """`fake` or `linux`; nothing of it is left at the end."""
     if kind == "fake":
         yield FakeHost(folder)
         return
-    with new_host(folder) as host:
-        made = LinuxHost(folder, host.machine.path)
+    with reachable_folder() as reachable, new_host(reachable) as host:
+        made = LinuxHost(reachable, host.machine.path)
         try:
             yield made
         finally:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import AsyncIterator, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -22,6 +23,7 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
+    IpAddress,
     Network,
     NetworkDriver,
     NetworkFacts,
@@ -31,7 +33,7 @@ from virtplane_drivers.network.contract import (
 )
 from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
-from virtplane_drivers.network.linux.names import BRIDGE, namespace_path, tap_alias, tap_name
+from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
 from virtplane_drivers.network.linux.namespace import ensure_namespace, namespaces, remove_namespace
 from virtplane_drivers.network.linux.records import Applied, Records
 from virtplane_drivers.network.linux.uplinks import Uplinks
@@ -42,6 +44,7 @@ CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
 _PROGRAMS: Mapping[str, str] = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "nsenter": "util-linux"}
 """Command -> the Debian package that brings it."""
+_SEARCHABLE = 0o711
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 
 
@@ -72,13 +75,13 @@ class LinuxNetworks(NetworkDriver):
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
         self._findings: dict[str, list[Finding]] = {}
-        self._host_addresses: frozenset[links.IpAddress] = frozenset()
+        self._host_addresses: frozenset[IpAddress] = frozenset()
         self._host_lock = asyncio.Lock()
         self._caretaker: asyncio.Task[None] | None = None
         self._missing = ""
 
     async def __aenter__(self) -> Self:
-        self._missing = await asyncio.to_thread(_what_is_missing)
+        self._missing = await asyncio.to_thread(_what_is_missing, self._runtime_folder)
         if not self._missing:
             self._applied = self._records.read_all()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
@@ -90,7 +93,7 @@ class LinuxNetworks(NetworkDriver):
         if self._caretaker is not None:
             self._caretaker.cancel()
             await asyncio.gather(self._caretaker, return_exceptions=True)
-        self._name_servers.leave()
+        self._name_servers.close()
 
     async def probe(self) -> NetworkFacts:
         """All of `MODES`, or none."""
@@ -102,13 +105,13 @@ class LinuxNetworks(NetworkDriver):
         """Whatever of a network is left on the host names it."""
         if self._missing:
             return ()
-        found = {*self._applied, *namespaces(self._runtime_folder / "netns")}
+        found = {*self._applied, *namespaces(self._runtime_folder)}
         found |= {*await self._uplinks.inventory(), *await self._name_servers.inventory()}
         return tuple(sorted(found))
 
     async def observe(self, uid: str) -> ObservedNetwork:
         """What was found wrong when it was last applied; its ports as they were applied."""
-        if uid not in namespaces(self._runtime_folder / "netns"):
+        if uid not in namespaces(self._runtime_folder):
             return NO_NETWORK
         applied = self._applied.get(uid)
         ports = frozenset(port.key for port in applied.network.ports) if applied is not None else frozenset()
@@ -133,7 +136,7 @@ class LinuxNetworks(NetworkDriver):
             await self._apply_host_rules()
             findings += await self._name_servers.apply(path, network)
             if transit is not None:
-                findings += await rules.forwarding_findings(self._host_namespace)
+                findings += await rules.forwarding_findings(self._host_namespace, [host_link(network.uid)])
         except OSError as error:
             raise Unavailable(
                 f"network {network.namespace}/{network.name}: {error}", reason=Reason.NETWORK_ERROR
@@ -150,7 +153,7 @@ class LinuxNetworks(NetworkDriver):
         """The record last: killed before that, the next driver knows the network and goes on here."""
         path = namespace_path(self._runtime_folder, uid)
         try:
-            if uid in namespaces(self._runtime_folder / "netns") and (held := await links.ports_held(path)):
+            if uid in namespaces(self._runtime_folder) and (held := await links.ports_held(path)):
                 message = f"{len(held)} ports of network {uid} are held by running machines: {', '.join(sorted(held))}"
                 raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
             await self._name_servers.remove(uid)
@@ -159,6 +162,7 @@ class LinuxNetworks(NetworkDriver):
             await self._apply_host_rules()
             await self._uplinks.remove(uid)
             await remove_namespace(path)
+            self._router_rules.forget(path)
         except OSError as error:
             raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
         self._records.remove(uid)
@@ -176,9 +180,10 @@ class LinuxNetworks(NetworkDriver):
                 for uid, applied in self._applied.items()
                 if applied.transit is not None
             }
-            await self._host_rules.apply(routed)
+            # Of an agent without such networks there is no table.
+            await (self._host_rules.apply(routed) if routed else self._host_rules.remove())
 
-    async def _addresses_of_host(self) -> list[links.IpAddress]:
+    async def _addresses_of_host(self) -> list[IpAddress]:
         self._host_addresses = await self._uplinks.host_addresses()
         return sorted(self._host_addresses, key=lambda address: (address.version, int(address)))
 
@@ -194,19 +199,27 @@ class LinuxNetworks(NetworkDriver):
         while True:
             await asyncio.sleep(self._check_every_s)
             with contextlib.suppress(OSError, Unavailable):
-                if not await self._host_rules.check():
+                is_routed = any(applied.transit is not None for applied in self._applied.values())
+                if is_routed and not await self._host_rules.check():
                     await self._apply_host_rules()
                 if self._applied and await self._uplinks.host_addresses() != self._host_addresses:
                     for uid in self._applied:
                         self._hints.add(uid)
 
 
-def _what_is_missing() -> str:
+def _what_is_missing(runtime_folder: Path) -> str:
     """Why this host has no networks of ours, and what would bring them; empty when it has. Blocking."""
     if not _has_capabilities():
         return "networks take root (CAP_NET_ADMIN, CAP_SYS_ADMIN): start the agent as root"
     lacking = [f"{command} (package {package})" for command, package in _PROGRAMS.items() if not shutil.which(command)]
-    return f"not installed: {', '.join(lacking)}" if lacking else ""
+    if lacking:
+        return f"not installed: {', '.join(lacking)}"
+    runtime_folder.mkdir(mode=_SEARCHABLE, parents=True, exist_ok=True)
+    runtime_folder.chmod(stat.S_IMODE(runtime_folder.stat().st_mode) | _SEARCHABLE)
+    hidden = next((one for one in runtime_folder.absolute().parents if not one.stat().st_mode & stat.S_IXOTH), None)
+    if hidden is not None:
+        return f"name servers of networks have users of their own, who cannot get through {hidden}: chmod o+x {hidden}"
+    return ""
 
 
 def _has_capabilities() -> bool:

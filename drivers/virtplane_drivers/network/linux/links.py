@@ -15,6 +15,7 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers import netns
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import Network, Subnet
+from virtplane_drivers.network.linux.dnsmasq.configuration import own_addresses
 from virtplane_drivers.network.linux.names import BRIDGE, router_mac, tap_name
 from virtplane_drivers.network.linux.namespace import in_namespace
 from virtplane_drivers.network_stack import Link, NetworkStack, StackRoute
@@ -48,6 +49,9 @@ def router_sysctls(network: Network) -> Mapping[str, str]:
     """What holds of the whole namespace, by path below /proc/sys. New devices take the defaults."""
     routes = "0" if network.mode is NetworkMode.BRIDGE else "1"
     return {
+        # First: the kernel changes accept_redirects of all with it.
+        "net/ipv4/ip_forward": routes,
+        "net/ipv6/conf/all/forwarding": routes,
         # A new namespace takes IPv4's settings from the host, and IPv6's from the kernel: none is left to chance.
         "net/ipv4/conf/all/rp_filter": "0",
         "net/ipv4/conf/default/rp_filter": "1",
@@ -59,10 +63,8 @@ def router_sysctls(network: Network) -> Mapping[str, str]:
         "net/ipv4/conf/all/send_redirects": "0",
         "net/ipv4/conf/default/send_redirects": "0",
         "net/ipv4/conf/all/accept_source_route": "0",
-        "net/ipv4/ip_forward": routes,
         "net/ipv6/conf/default/disable_ipv6": "1",
         "net/ipv6/conf/default/accept_ra": "0",
-        "net/ipv6/conf/all/forwarding": routes,
         # Bridged frames are none of inet's business in a network without a firewall.
         "net/bridge/bridge-nf-call-iptables": "0",
         "net/bridge/bridge-nf-call-ip6tables": "0",
@@ -72,7 +74,7 @@ def router_sysctls(network: Network) -> Mapping[str, str]:
 
 def bridge_sysctls(network: Network) -> Mapping[str, str]:
     """What holds of the bridge alone."""
-    ipv6 = any(interface.version == 6 for interface in gateway_interfaces(network))
+    ipv6 = any(interface.version == 6 for interface in bridge_interfaces(network))
     conf4, conf6 = f"net/ipv4/conf/{BRIDGE}", f"net/ipv6/conf/{BRIDGE}"
     return {
         f"{conf4}/rp_filter": "1",
@@ -85,11 +87,15 @@ def bridge_sysctls(network: Network) -> Mapping[str, str]:
     }
 
 
-def gateway_interfaces(network: Network) -> tuple[IPv4Interface | IPv6Interface, ...]:
-    """The addresses of the bridge. Those of mode Bridge have their gateway outside."""
+def bridge_interfaces(network: Network) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The addresses of the bridge: the gateways, and what DHCP takes where there is none.
+
+    Those of mode Bridge have their gateway outside.
+    """
     if network.mode is NetworkMode.BRIDGE:
         return ()
-    own = tuple(_interface(subnet) for subnet in network.subnets if subnet.gateway is not None)
+    gateways = tuple(_interface(subnet) for subnet in network.subnets if subnet.gateway is not None)
+    own = (*gateways, *own_addresses(network))
     link_local = tuple(router_link_local(network.uid) for one in own if one.version == 6)
     return (*own, *link_local)
 
@@ -151,7 +157,7 @@ def _apply(network: Network) -> None:
             stack.change_link(links["lo"], state="up")
         bridge = _bridge(stack, network, links.get(BRIDGE))
         apply_sysctls(stack, bridge_sysctls(network))
-        apply_addresses(stack, bridge, gateway_interfaces(network))
+        apply_addresses(stack, bridge, bridge_interfaces(network))
         _repair_taps(stack, network, bridge, links)
         # After the taps: a bridge whose MTU nobody ever changed takes the least of its ports.
         _set_mtu(stack, stack.link(BRIDGE) or bridge, network.mtu)

@@ -20,7 +20,7 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers import netns
 from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Unavailable
-from virtplane_drivers.network.contract import Network
+from virtplane_drivers.network.contract import IpAddress, Network
 from virtplane_drivers.network.linux.forwarding import forward
 from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes, routes_to
 from virtplane_drivers.network.linux.links import apply_addresses, apply_routes, apply_sysctls
@@ -78,6 +78,20 @@ class Uplinks:
     async def inventory(self) -> tuple[str, ...]:
         """UIDs of the networks that have an uplink of ours, in no order."""
         return await in_thread(self._inventory)
+
+    async def host_addresses(self) -> frozenset[IpAddress]:
+        """Those of the host that guests could name from afar; of our own links none: routers refuse them by themselves.
+
+        Raises:
+            OSError: the kernel does not say.
+        """
+        return await in_thread(self._host_addresses)
+
+    def _host_addresses(self) -> frozenset[IpAddress]:
+        with NetworkStack(self._host) as host:
+            own = {link.index for link in host.links().values() if is_host_link_alias(link.alias)}
+            addresses = (one.interface.ip for one in host.addresses() if one.link not in own)
+            return frozenset(one for one in addresses if not (one.is_loopback or one.is_link_local))
 
     def _apply(self, path: Path, network: Network) -> tuple[Transit | None, list[Finding]]:
         with NetworkStack(self._host) as host, NetworkStack(path) as router:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network, ip_address, ip_network
 from uuid import uuid4
 
-from virtplane_api.vocabulary import NetworkMode
+from virtplane_api.vocabulary import Addressing, NetworkMode
 from virtplane_drivers.network.contract import Network, Port, Subnet
 
 TRANSIT_CIDR = IPv4Network("169.254.64.0/18")
@@ -14,8 +14,8 @@ GUEST_IPV4, GUEST_IPV6 = "10.77.0.5", "fd77::5"
 GUEST_MAC = "52:54:00:77:00:05"
 
 
-def subnet(cidr: str, gateway: str | None) -> Subnet:
-    return Subnet(ip_network(cidr), ip_address(gateway) if gateway is not None else None)
+def subnet(cidr: str, gateway: str | None, addressing: Addressing = Addressing.DHCP) -> Subnet:
+    return Subnet(ip_network(cidr), ip_address(gateway) if gateway is not None else None, addressing)
 
 
 def network(mode: NetworkMode = NetworkMode.ISOLATED, **changes: object) -> Network:

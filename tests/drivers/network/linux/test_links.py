@@ -21,11 +21,11 @@ from tests.drivers.network.linux.networks import (
 from tests.drivers.network.linux.seen import addresses, holding, monitored, routes, settled, state
 from tests.drivers.network.linux.steps import Killed, counted
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import NetworkMode
+from virtplane_api.vocabulary import Addressing, NetworkMode
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import Network, Route
-from virtplane_drivers.network.linux.links import apply_router, gateway_interfaces, ports_held, router_link_local
+from virtplane_drivers.network.linux.links import apply_router, bridge_interfaces, ports_held, router_link_local
 from virtplane_drivers.network.linux.names import BRIDGE, router_mac, tap_name
 from virtplane_drivers.network.linux.namespace import ensure_namespace
 
@@ -68,17 +68,25 @@ def test_the_link_local_address_is_that_of_the_mac(monkeypatch: pytest.MonkeyPat
     ("one", "expected"),
     [
         (network(ipv6=None), [f"{GATEWAY_IPV4}/24"]),
-        (network(ipv4=subnet("10.77.0.0/24", None), ipv6=None), []),
-        (network(ipv6=subnet("fd77::/64", None)), [f"{GATEWAY_IPV4}/24"]),
+        (network(ipv4=subnet("10.77.0.0/24", None, Addressing.STATIC), ipv6=None), []),
+        (network(ipv4=subnet("10.77.0.0/24", None), ipv6=None), ["169.254.0.53/32"]),
+        (network(ipv6=subnet("fd77::/64", None, Addressing.STATIC)), [f"{GATEWAY_IPV4}/24"]),
         (bridged("br-lan"), []),
         (bridged("br-lan", ipv4=subnet("10.77.0.0/24", GATEWAY_IPV4)), []),
     ],
-    ids=["IPv4 alone", "no gateway", "IPv6 without a gateway", "Bridge", "Bridge with a gateway outside"],
+    ids=[
+        "IPv4 alone",
+        "no gateway",
+        "no gateway, and DHCP",
+        "IPv6 without a gateway",
+        "Bridge",
+        "Bridge with a gateway outside",
+    ],
 )
-async def test_a_router_has_the_gateways_addresses_and_no_other(
+async def test_a_router_has_the_addresses_that_it_serves_by_and_no_other(
     router: Path, one: Network, expected: list[str]
 ) -> None:
-    assert [str(interface) for interface in gateway_interfaces(one)] == expected
+    assert [str(interface) for interface in bridge_interfaces(one)] == expected
     await apply_router(router, one)
     assert addresses(router, BRIDGE) == set(expected)
     assert Namespace(router).sysctl(f"net/ipv6/conf/{BRIDGE}/disable_ipv6") == "1"

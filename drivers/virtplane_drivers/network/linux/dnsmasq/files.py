@@ -10,6 +10,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from virtplane_api.reasons import Reason
+from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.linux.dnsmasq.configuration import Configuration
 from virtplane_drivers.network.linux.dnsmasq.process import NAMES, RESERVATIONS, SERVERS, SETTINGS
 
@@ -18,10 +20,18 @@ _SEARCHABLE = 0o711
 
 
 def made(network_folder: Path, configuration: Configuration, user: int) -> Path:
-    """The folder of a new run, readable by the user and by nobody else."""
+    """The folder of a new run, readable by the user and by nobody else.
+
+    Raises:
+        Unavailable: a folder above ours lets nobody through.
+    """
     for folder in (network_folder.parent, network_folder):
         folder.mkdir(mode=_SEARCHABLE, parents=True, exist_ok=True)
         folder.chmod(_SEARCHABLE)
+    for folder in network_folder.parents:
+        if not folder.stat().st_mode & 0o001:
+            message = f"dnsmasq, which is of a user of its own, gets to no file of it: chmod o+x {folder}"
+            raise Unavailable(message, reason=Reason.NETWORK_ERROR, retry_after_s=60.0)
     run = network_folder / secrets.token_hex(6)
     run.mkdir(mode=0o700)
     os.chown(run, -1, user)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 _AT = ("127.0.0.1", 53)
-_AGAIN_AFTER_S = 0.1
+_AGAIN_AFTER_S, _AGAIN_AFTER_AT_MOST_S = 0.004, 0.128
+"""A question that comes between the opening of its sockets and its being ready is lost."""
 _REFUSED_PAUSE_S = 0.002
 _MAX_BYTES = 512
 _A, _INTERNET, _RECURSION_DESIRED = 1, 1, 0x0100
@@ -34,13 +35,15 @@ def ask(name: str, timeout_s: float, goes_on: Callable[[], bool]) -> Answer:
     message = header + labels + b"\0" + struct.pack("!2H", _A, _INTERNET)
     deadline = time.monotonic() + timeout_s
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(_AGAIN_AFTER_S)
         client.connect(_AT)
+        wait_s = _AGAIN_AFTER_S
         while goes_on() and time.monotonic() < deadline:
+            client.settimeout(wait_s)
             try:
                 client.send(message)
                 received = client.recv(_MAX_BYTES)
             except TimeoutError:
+                wait_s = min(2 * wait_s, _AGAIN_AFTER_AT_MOST_S)
                 continue
             except ConnectionRefusedError:  # it does not listen yet
                 time.sleep(_REFUSED_PAUSE_S)

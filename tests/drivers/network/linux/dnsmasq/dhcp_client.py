@@ -187,10 +187,15 @@ def exchange6(mac: str, timeout_s: float = 8.0) -> Reply6 | None:
 
     The server goes by the hardware address that it sees (RFC 6939 needs no relay here), so this is the link's own.
     """
-    advertised = _ask6(mac, SOLICIT6, b"", timeout_s)
+    advertised = solicited6(mac, timeout_s)
     if advertised is None or not advertised.addresses:
         return None
     return _ask6(mac, REQUEST6, _option6(_SERVER_ID, advertised.server), timeout_s)
+
+
+def solicited6(mac: str, timeout_s: float = 8.0) -> Reply6 | None:
+    """The first answer to a SOLICIT, with an address or without."""
+    return _ask6(mac, SOLICIT6, b"", timeout_s)
 
 
 def _option6(code: int, value: bytes) -> bytes:

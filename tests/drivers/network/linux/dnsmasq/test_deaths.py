@@ -50,6 +50,13 @@ async def test_a_connection_that_a_guest_keeps_open_holds_up_no_restart(served: 
         assert len(served.pids()) == 1
 
 
+@pytest.fixture
+def silence_is_never_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not answer is waited for: what is replaced all the same was known for what it is."""
+    monkeypatch.setattr("virtplane_drivers.network.linux.dnsmasq.server.ANSWER_TIMEOUT_S", 1000.0)
+
+
+@pytest.mark.usefixtures("silence_is_never_over")
 async def test_a_connection_that_outlived_its_server_holds_up_no_start(served: Served) -> None:
     router, names = served.router(), served.names()
     guest = served.guest(router, MAC, "10.20.0.9/24")
@@ -91,6 +98,7 @@ async def test_one_whose_bridge_was_made_anew_is_started_anew(served: Served) ->
     assert reply.addresses == ("fd00:20::9",)
 
 
+@pytest.mark.usefixtures("silence_is_never_over")
 async def test_one_in_a_namespace_of_before_is_replaced(served: Served) -> None:
     names = served.names()
     await names.apply(served.router().path, served.network(WEB))
@@ -109,6 +117,15 @@ async def test_what_keeps_it_from_serving_is_said_and_nothing_is_left_running(se
         assert served.pids() == []
     await served.names().apply(router.path, served.network(WEB))
     assert len(served.pids()) == 1
+
+
+async def test_a_folder_that_lets_nobody_through_is_named(served: Served) -> None:
+    closed = served.folder / "closed"
+    closed.mkdir(mode=0o700)
+    served.folder = closed
+    with pytest.raises(Unavailable, match=f"chmod o[+]x {closed}$"):
+        await served.names().apply(served.router().path, served.network(WEB))
+    assert served.pids() == []
 
 
 async def test_a_router_without_a_bridge_is_said(served: Served) -> None:

@@ -1,0 +1,108 @@
+"""The one table of an agent in the host's namespace, for all its networks that reach out through the host.
+
+::
+
+    outside ──► host's address:port ──► router's transit address:port ──► guest      (a forward: translated twice)
+    guest ──► router (masqueraded, NAT) ──► host (masqueraded, NAT) ──► outside
+
+Never from one network to another, and never to a service of the host. Nothing here overrides what another table drops:
+see `forwarding`.
+
+A forward of the host's own 127.0.0.1 needs `route_localnet` on the link to the router, and one of ::1 needs a local
+route on it (`loopback`): without them the kernel does not take the answers. What comes from a router for 127.0.0.0/8 is
+dropped before it is routed, so that `route_localnet` opens nothing (for ::1 the kernel does so itself).
+"""
+
+from collections.abc import Iterable, Mapping
+
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.network.contract import Network
+from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Ruleset, Table
+from virtplane_drivers.network.linux.values import Transit
+
+Networks = Mapping[str, tuple[Network, Transit]]
+"""By UID, each with its transit addresses."""
+
+
+def host_ruleset(state_id: str, networks: Networks) -> Ruleset:
+    """The table for these networks. Pure."""
+    links = [names.host_link(uid) for uid in networks]
+    nat = [names.host_link(uid) for uid, (network, _) in networks.items() if network.mode is NetworkMode.NAT]
+    sets = (
+        _links("link", links),
+        _links("nat_link", nat),
+        _forwards("forward_ipv4", "ip", networks, 4),
+        _forwards("forward_ipv6", "ip6", networks, 6),
+    )
+    return (Table("inet", names.host_table(state_id), sets, _CHAINS),)
+
+
+def forwarded_families(network: Network) -> frozenset[int]:
+    """IP versions of which the network has a forward."""
+    return frozenset(address.version for port in network.ports if port.forwards for address in port.addresses)
+
+
+def _links(name: str, links: Iterable[str]) -> NamedSet:
+    return NamedSet(name, "typeof iifname", frozenset(f'"{link}"' for link in links))
+
+
+def _forwards(name: str, family: str, networks: Networks, version: int) -> NamedSet:
+    """Protocol and port of the host -> the router's transit address. A port of two networks: the first UID has it."""
+    routers: dict[str, str] = {}
+    for _, (network, transit) in sorted(networks.items()):
+        router = transit.router_ipv4 if version == 4 else transit.router_ipv6
+        for port in network.ports:
+            if any(address.version == version for address in port.addresses):
+                for forward in port.forwards:
+                    routers.setdefault(f"{forward.protocol.lower()} . {forward.host_port}", str(router))
+    elements = frozenset(f"{key} : {router}" for key, router in routers.items())
+    return NamedSet(name, f"typeof meta l4proto . th dport : {family} daddr", elements, kind="map", in_place=False)
+
+
+_TO_ROUTERS = (
+    "meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @forward_ipv4",
+    "meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @forward_ipv6",
+)
+_CHAINS = (
+    Chain(
+        "from_link",
+        ("iifname @link ip daddr 127.0.0.0/8 drop",),
+        "type filter hook prerouting priority raw; policy accept;",
+    ),
+    Chain(
+        "prerouting", ("iifname @link accept", *_TO_ROUTERS), "type nat hook prerouting priority dstnat; policy accept;"
+    ),
+    Chain("output", _TO_ROUTERS, "type nat hook output priority -100; policy accept;"),
+    Chain(
+        "input",
+        (
+            "iifname != @link accept",
+            "ct state established,related accept",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+            "drop",
+        ),
+        "type filter hook input priority filter; policy accept;",
+    ),
+    Chain(
+        "forward",
+        (
+            "iifname @link oifname @link drop",
+            "iifname @link accept",
+            "oifname @nat_link ct state established,related accept",
+            "oifname @nat_link ct status dnat accept",
+            "oifname @nat_link drop",
+        ),
+        "type filter hook forward priority filter; policy accept;",
+    ),
+    Chain(
+        "postrouting",
+        (
+            "iifname @nat_link oifname != @link masquerade",
+            # Loopback addresses mean the router itself there.
+            "oifname @link ip saddr 127.0.0.0/8 masquerade",
+            "oifname @link ip6 saddr ::1 masquerade",
+        ),
+        "type nat hook postrouting priority srcnat; policy accept;",
+    ),
+)

@@ -1,0 +1,109 @@
+"""Rules that were put into namespaces, and whether they are still as they were put there.
+
+The kernel keeps no text of ours to compare with: what it printed right after our transaction is the text. While the
+generation of the namespace's rules is the same nothing has changed, which is one cheap question; when it is another,
+somebody changed something, and what the kernel prints now tells whether it was ours.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from virtplane_api.reasons import Reason
+from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.network.linux.rules.nft import generation, run
+from virtplane_drivers.network.linux.rules.ruleset import Ruleset, changes, whole
+
+_ATTEMPTS = 3
+_OWN = Path("/proc/self/ns/net")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    ruleset: Ruleset
+    printed: bytes
+    """Digest of what the kernel printed of it."""
+    inode: int
+    """Of the namespace: another may have been made under its name."""
+    generation: int
+
+
+class KeptRules:
+    """The tables of each namespace. What an earlier process put there is replaced by the first `ensure`, at once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Path | None, _Kept] = {}
+
+    async def ensure(self, namespace: Path | None, ruleset: Ruleset) -> None:
+        """The tables are so: nothing is done, or elements are changed, or all is replaced, in one transaction.
+
+        Raises:
+            Unavailable: the namespace is gone, or nft refuses (NetworkError); the kernel has the old rules or the new.
+        """
+        kept = self._kept.get(namespace)
+        if kept is not None and await self._is_intact(namespace, kept):
+            script = changes(kept.ruleset, ruleset)
+            if not script:
+                return
+        else:
+            script = whole(ruleset)
+        self._kept.pop(namespace, None)
+        for _ in range(_ATTEMPTS):
+            before = await generation(namespace)
+            await run(namespace, script)
+            printed = await _printed(namespace, ruleset)
+            after = await generation(namespace)
+            # Was it ours alone? Else somebody may have changed our tables before they were printed.
+            if printed is not None and (after - before) % 2**32 == 1:
+                break
+            script = whole(ruleset)
+        if printed is None:
+            message = f"somebody deletes the rules of {namespace} as soon as they are there"
+            raise Unavailable(message, reason=Reason.NETWORK_ERROR)
+        self._kept[namespace] = _Kept(ruleset, printed, await _inode(namespace), after)
+
+    async def holds(self, namespace: Path | None) -> bool:
+        """Whether the tables are as the last `ensure` left them.
+
+        Raises:
+            Unavailable: the namespace is gone (NetworkError).
+        """
+        kept = self._kept.get(namespace)
+        return kept is not None and await self._is_intact(namespace, kept)
+
+    def forget(self, namespace: Path | None) -> None:
+        """The next `ensure` replaces all."""
+        self._kept.pop(namespace, None)
+
+    async def _is_intact(self, namespace: Path | None, kept: _Kept) -> bool:
+        now = await generation(namespace)
+        if await _inode(namespace) != kept.inode:
+            return False
+        if now == kept.generation:
+            return True
+        if await _printed(namespace, kept.ruleset) != kept.printed:
+            return False
+        if self._kept.get(namespace) is kept:
+            self._kept[namespace] = replace(kept, generation=now)
+        return True
+
+
+async def _printed(namespace: Path | None, ruleset: Ruleset) -> bytes | None:
+    """None: a table is missing."""
+    printed = hashlib.sha256()
+    for table in ruleset:
+        # One at a time: of two in a script, nft 1.0.6 finds the last one's family only.
+        try:
+            text = await run(namespace, f"list table {table.address}\n")
+        except Unavailable:
+            return None
+        printed.update(text.encode())
+    return printed.digest()
+
+
+async def _inode(namespace: Path | None) -> int:
+    try:
+        return (await in_thread((namespace or _OWN).stat)).st_ino
+    except OSError as error:
+        raise Unavailable(f"network namespace {namespace}: {error}", reason=Reason.NETWORK_ERROR) from error

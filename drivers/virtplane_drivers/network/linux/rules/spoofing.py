@@ -1,0 +1,259 @@
+"""Anti-spoofing: the table of family bridge in a router namespace, which all frames of its ports meet.
+
+What a port may send as is in sets that are keyed by the name of its tap; there is no chain for a port, so 1,000 of them
+cost a frame as much as one. Whatever is not known to be right is dropped: a tap that is in no set passes nothing, in
+neither direction.
+
+::
+
+    prerouting (from a port of the bridge)
+      ├── from the uplink of mode Bridge: accepted, it is no guest's
+      ├── not the MAC of the tap: dropped                                               (port_mac)
+      ├── ARP    from_arp     sender is the tap's; a probe (RFC 5227) asks for its own   (port_ipv4)
+      ├── IPv4   from_ipv4    no DHCP server, no redirect, no IGMP querier; source       (port_ipv4, behind_ipv4)
+      ├── IPv6   from_ipv6    no DHCPv6 server; source                                   (port_ipv6, behind_ipv6)
+      │            └ from_icmpv6    no router, no redirect, no MLD querier; then by type:
+      │                from_solicit, from_advert, from_router_solicit, from_report       (nd_target, nd_option)
+      └── anything else: announcements (RARP) of its own MAC. On a network without subnets any type but VLAN tags.
+    postrouting (to a port of the bridge): to known taps and the uplink only             (port)
+
+The router's own MAC and addresses are in none of the sets, whatever a port claims.
+
+A family that the network does not manage, and of which the port has no address, is free (free_ipv4, free_ipv6): only
+the MAC counts there, and still no DHCP server and no router advertisement.
+
+Neighbour discovery is recognised by its exact length, so that there is one option at most and it is where it is
+looked for; that also leaves out extension headers, which RFC 6980 forbids only in part. Link-local addresses are not
+claimed by anybody: a guest may make up its own (RFC 7217). The one that goes with the MAC of a port, or of the router,
+is taken, and is nobody else's.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.network.contract import IpAddress, Network, Port, Route
+from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
+
+_SOURCE_OPTION, _TARGET_OPTION = 0x0101, 0x0201
+"""Type and length (in units of 8 bytes) of the link-layer address options (RFC 4861, 4.6.1)."""
+_NONCE_OPTION = 0x0E01
+"""RFC 7527: a guest tells its own DAD messages from those of others."""
+_ETHER_BITS = 48
+
+
+def spoofing_table(network: Network) -> Table:
+    """The table for the network's ports. Pure."""
+    router_mac = names.router_mac(network.uid)
+    ports = [port for port in network.ports if port.mac != router_mac]
+    return Table("bridge", names.ROUTER_TABLE, tuple(_sets(network, ports)), tuple(_chains(network)))
+
+
+def link_local(mac: str) -> IPv6Address:
+    """The address that an interface makes of its MAC (RFC 4291, appendix A)."""
+    octets = bytearray.fromhex(mac.replace(":", ""))
+    octets[0] ^= 2
+    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:]))
+
+
+def _sets(network: Network, ports: list[Port]) -> Iterator[NamedSet]:
+    own = {port.key: list(_own(network, port)) for port in ports}
+
+    def each(type_: type[IpAddress]) -> Iterator[tuple[Port, IpAddress]]:
+        return ((port, address) for port in ports for address in own[port.key] if isinstance(address, type_))
+
+    yield _set("port", "iifname", (_tap(port) for port in ports))
+    yield _set("port_mac", "iifname . ether saddr", (f"{_tap(port)} . {port.mac}" for port in ports))
+    for name, type_, source in (("port_ipv4", IPv4Address, "ip"), ("port_ipv6", IPv6Address, "ip6")):
+        elements = (f"{_tap(port)} . {port.mac} . {address}" for port, address in each(type_))
+        yield _set(name, f"iifname . ether saddr . {source} saddr", elements)
+    for name, version, source in (("behind_ipv4", 4, "ip"), ("behind_ipv6", 6, "ip6")):
+        behind = (
+            f"{_tap(port)} . {route.destination}"
+            for port in ports
+            for route in network.routes
+            if route.destination.version == version and _is_via(route, own[port.key])
+        )
+        yield _set(name, f"iifname . {source} saddr", behind, flags="interval")
+    yield _set("free_ipv4", "iifname", (_tap(port) for port in ports if _is_free(network, port, 4)))
+    yield _set("free_ipv6", "iifname", (_tap(port) for port in ports if _is_free(network, port, 6)))
+    yield _set("dhcp_client", "iifname . @th,288,48", (f"{_tap(port)} . {_number(port.mac):#x}" for port in ports))
+    yield _set(
+        "nd_option",
+        "iifname . @th,192,64",
+        (
+            f"{_tap(port)} . {option << _ETHER_BITS | _number(port.mac):#x}"
+            for port in ports
+            for option in (_SOURCE_OPTION, _TARGET_OPTION)
+        ),
+    )
+    targets = (f"{_tap(port)} . {int(address):#x}" for port, address in each(IPv6Address))
+    yield _set("nd_target", "iifname . @th,64,128", targets)
+    taken = {link_local(mac) for mac in (names.router_mac(network.uid), *(port.mac for port in ports))}
+    yield _set("taken", "ip6 saddr", map(str, taken))
+    yield _set("taken_target", "@th,64,128", (f"{int(address):#x}" for address in taken))
+
+
+def _set(name: str, type_: str, elements: Iterable[str], *, flags: str = "") -> NamedSet:
+    typed = f"typeof {type_}" + (f"; flags {flags}" if flags else "")
+    return NamedSet(name, typed, frozenset(elements), in_place=not flags)
+
+
+def _own(network: Network, port: Port) -> Iterator[IpAddress]:
+    """All single addresses that a port may use."""
+    gateways = {subnet.gateway for subnet in network.subnets}
+    yield from (address for address in port.addresses if address not in gateways)
+    if network.ipv6 is not None or any(address.version == 6 for address in port.addresses):
+        yield link_local(port.mac)
+
+
+def _is_via(route: Route, own: list[IpAddress]) -> bool:
+    return route.via in own
+
+
+def _is_free(network: Network, port: Port, version: int) -> bool:
+    managed = any(subnet.cidr.version == version for subnet in network.subnets)
+    return not managed and not any(address.version == version for address in port.addresses)
+
+
+def _tap(port: Port) -> str:
+    return f'"{names.tap_name(port)}"'
+
+
+def _number(mac: str) -> int:
+    return int(mac.replace(":", ""), 16)
+
+
+def _chains(network: Network) -> Iterator[Chain]:
+    yield from _FROM_PORTS
+    uplink = network.mode is NetworkMode.BRIDGE
+    by_type = "ether type vmap { ip : goto from_ipv4, ip6 : goto from_ipv6, arp : goto from_arp, 0x8035 : accept }"
+    yield Chain(
+        "prerouting",
+        (
+            *([f'iifname "{names.UPLINK}" accept'] if uplink else []),
+            "iifname . ether saddr != @port_mac drop",
+            by_type,
+            # To the bridge next to us: spanning tree, LLDP and the like (IEEE 802.1D, 7.12.6).
+            "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop",
+            *([] if network.subnets else ["ether type != { 8021q, 8021ad, 0x9100, 0x9200, 0x9300 } accept"]),
+        ),
+        "type filter hook prerouting priority dstnat; policy drop;",
+    )
+    yield Chain(
+        "postrouting",
+        ("oifname @port accept", *([f'oifname "{names.UPLINK}" accept'] if uplink else [])),
+        "type filter hook postrouting priority srcnat; policy drop;",
+    )
+
+
+_FROM_ARP = (
+    "arp htype != 1 drop",
+    "arp ptype != ip drop",
+    "arp hlen != 6 drop",
+    "arp plen != 4 drop",
+    "arp operation != { request, reply } drop",
+    "iifname . arp saddr ether . arp saddr ip @port_ipv4 accept",
+    # Is anybody there? Of an address of another, it would keep that one from taking it.
+    "arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @port_ipv4 accept",
+    "iifname @free_ipv4 iifname . arp saddr ether @port_mac accept",
+    "drop",
+)
+_FROM_IPV4 = (
+    # Clients do not look at the port that an answer comes from, relays do.
+    "udp sport 67 drop",
+    "udp dport 68 drop",
+    "icmp type { redirect, router-advertisement } drop",
+    "ip protocol igmp igmp type membership-query drop",
+    "iifname @free_ipv4 accept",
+    "udp dport 67 goto from_dhcp_client",
+    "goto from_source_ipv4",
+)
+_FROM_DHCP_CLIENT = (
+    # Whose lease is asked for, released or declined is told by the hardware address inside (after htype and hlen). It
+    # must not be in another fragment: then what is behind the packet in its frame would be looked at.
+    "ip frag-off & 0x3fff != 0 drop",
+    "@th,72,16 0x0106 iifname . @th,288,48 @dhcp_client jump from_own_dhcp_client",
+    "drop",
+)
+_FROM_OWN_DHCP_CLIENT = (
+    "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 accept",
+    "goto from_source_ipv4",
+)
+_FROM_SOURCE_IPV4 = (
+    "iifname . ether saddr . ip saddr @port_ipv4 accept",
+    "iifname . ip saddr @behind_ipv4 accept",
+    "drop",
+)
+_FROM_SOURCE_IPV6 = (
+    "iifname . ether saddr . ip6 saddr @port_ipv6 accept",
+    "ip6 saddr fe80::/10 ip6 saddr != @taken accept",
+    "iifname . ip6 saddr @behind_ipv6 accept",
+    "drop",
+)
+_IS_FREE_LINK_LOCAL = "@th,64,10 0x3fa @th,64,128 != @taken_target"
+_FROM_SOLICIT = (
+    "ip6 nexthdr != icmpv6 drop",
+    "ip6 length != { 24, 32 } drop",
+    "ip6 saddr != :: ip6 length 32 iifname . @th,192,64 != @nd_option drop",
+    "ip6 saddr != :: goto from_source_ipv6",
+    # Duplicate address detection: of an address of another, it would keep that one from taking it.
+    f"ip6 length 32 @th,192,16 != {_NONCE_OPTION:#x} drop",
+    "iifname . @th,64,128 @nd_target accept",
+    f"{_IS_FREE_LINK_LOCAL} accept",
+    "drop",
+)
+_FROM_ADVERT = (
+    "ip6 nexthdr != icmpv6 drop",
+    "ip6 length != { 24, 32 } drop",
+    "ip6 length 32 iifname . @th,192,64 != @nd_option drop",
+    "iifname . @th,64,128 @nd_target goto from_source_ipv6",
+    f"{_IS_FREE_LINK_LOCAL} goto from_source_ipv6",
+    "drop",
+)
+_FROM_ROUTER_SOLICIT = (
+    "ip6 nexthdr != icmpv6 drop",
+    "ip6 saddr :: ip6 length 8 accept",
+    "ip6 length 8 goto from_source_ipv6",
+    "ip6 length 16 iifname . @th,64,64 @nd_option goto from_source_ipv6",
+    "drop",
+)
+_FROM_REPORT = ("ip6 saddr :: accept", "goto from_source_ipv6")
+_FROM_ICMPV6 = (
+    # 141 and 142 are inverse discovery, 151 a router of multicast.
+    "icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query, router-renumbering, 141, 142, 151 } drop",
+    "iifname @free_ipv6 accept",
+    "icmpv6 type nd-neighbor-solicit goto from_solicit",
+    "icmpv6 type nd-neighbor-advert goto from_advert",
+    "icmpv6 type nd-router-solicit goto from_router_solicit",
+    "icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } goto from_report",
+    "goto from_source_ipv6",
+)
+_FROM_IPV6 = (
+    # Else a first fragment could end before the upper layer's header (RFC 7112), and what is behind the packet in its
+    # frame be taken for that: hop-by-hop, routing, fragment, AH, options, mobility, HIP, shim6 and experiments.
+    "frag frag-off 0 frag nexthdr { 0, 43, 44, 51, 60, 135, 139, 140, 253, 254 } drop",
+    "udp sport 547 drop",
+    "udp dport 546 drop",
+    "icmpv6 type 0-255 goto from_icmpv6",
+    "iifname @free_ipv6 accept",
+    "goto from_source_ipv6",
+)
+_FROM_PORTS = tuple(
+    Chain(name, rules)
+    for name, rules in (
+        ("from_arp", _FROM_ARP),
+        ("from_source_ipv4", _FROM_SOURCE_IPV4),
+        ("from_own_dhcp_client", _FROM_OWN_DHCP_CLIENT),
+        ("from_dhcp_client", _FROM_DHCP_CLIENT),
+        ("from_ipv4", _FROM_IPV4),
+        ("from_source_ipv6", _FROM_SOURCE_IPV6),
+        ("from_solicit", _FROM_SOLICIT),
+        ("from_advert", _FROM_ADVERT),
+        ("from_router_solicit", _FROM_ROUTER_SOLICIT),
+        ("from_report", _FROM_REPORT),
+        ("from_icmpv6", _FROM_ICMPV6),
+        ("from_ipv6", _FROM_IPV6),
+    )
+)
