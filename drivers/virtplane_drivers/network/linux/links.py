@@ -127,7 +127,7 @@ def apply_addresses(stack: NetworkStack, link: Link, wanted: tuple[IPv4Interface
 
 
 def apply_routes(stack: NetworkStack, link: Link, found: Iterable[StackRoute], wanted: frozenset[StackRoute]) -> None:
-    """Of the routes by a gateway the link has exactly these, if it had those found. Metrics are the kernel's to choose."""
+    """Of routes by a gateway the link has exactly these, if it had those found. Metrics are the kernel's to choose."""
     present = {_by_gateway(route): route for route in found if route.link == link.index and route.gateway}
     for key in present.keys() - {_by_gateway(route) for route in wanted}:
         stack.delete_route(present[key])
