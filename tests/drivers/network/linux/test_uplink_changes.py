@@ -134,6 +134,7 @@ async def test_what_somebody_changed_is_repaired(
     await applied(uplinks, router, one)
     others = ("other", "veth0")
     assert {line for line in both(host, router) if not any(name in line for name in others)} == before
+    Namespace(router).reaches(str(transit.host_ipv4))  # and the two ends are of one veth
 
 
 @pytest.mark.parametrize("kind", ["Routed", "Bridge"])  # what NAT does, Routed does too
