@@ -7,21 +7,21 @@ it has by one, but on devices that are told to (`accept_ra` 2), which is why tha
 Nothing here is ever undone: nobody can tell whether somebody else needs it by then.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.network.linux.values import Finding
-from virtplane_drivers.network_stack import BY_ROUTER_ADVERTISEMENT, Link, NetworkStack
+from virtplane_drivers.network_stack import BY_ROUTER_ADVERTISEMENT, Link, NetworkStack, StackRoute
 
 _ALL = "net/ipv6/conf/all/forwarding"
 
 
-def forward(host: NetworkStack, link: Link, *, ipv6: bool) -> list[Finding]:
+def forward(host: NetworkStack, link: Link, routes: Sequence[StackRoute], *, ipv6: bool) -> list[Finding]:
     """Let pass what comes by the veth of a network, and by the devices of the host's default routes."""
     findings = []
     families = (4, 6) if ipv6 else (4,)
     for family in families:
-        devices = [link.name, *default_devices(host, family)]
+        devices = [link.name, *default_devices(host, routes, family)]
         try:
             if family == 4:
                 forward_ipv4(host, devices)
@@ -34,15 +34,11 @@ def forward(host: NetworkStack, link: Link, *, ipv6: bool) -> list[Finding]:
     return findings
 
 
-def default_devices(host: NetworkStack, family: int) -> list[str]:
+def default_devices(host: NetworkStack, routes: Iterable[StackRoute], family: int) -> list[str]:
     """Devices that a default route leads by, in whatever table."""
-    names = {link.index: link.name for link in host.links().values()}
-    found = {
-        names[route.link]
-        for route in host.routes()
-        if route.destination.version == family and route.destination.prefixlen == 0 and route.link in names
-    }
-    return sorted(found)
+    defaults = (route for route in routes if route.destination.prefixlen == 0)
+    indices = {route.link for route in defaults if route.destination.version == family}
+    return sorted(link.name for link in host.links_at(indices).values())
 
 
 def forward_ipv4(host: NetworkStack, devices: Iterable[str]) -> None:
@@ -82,7 +78,7 @@ def _advertised_devices(host: NetworkStack) -> list[str]:
     by_advertisement |= {
         address.link for address in host.addresses() if address.interface.version == 6 and not address.permanent
     }
-    return sorted(link.name for link in host.links().values() if link.index in by_advertisement)
+    return sorted(link.name for link in host.links_at(by_advertisement).values())
 
 
 def _not_forwarded(family: int, devices: Iterable[str], error: OSError) -> Finding:

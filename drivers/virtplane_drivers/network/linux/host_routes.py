@@ -26,22 +26,16 @@ def routes_to(network: Network, link: Link, transit: Transit) -> frozenset[Stack
     )
 
 
-def hidden_routes(
-    network: Network, own: Link | None, links: Iterable[Link], routes: Iterable[StackRoute]
-) -> list[StackRoute]:
+def overlapping_routes(network: Network, own: Link, routes: Iterable[StackRoute]) -> list[StackRoute]:
     """The host's routes to where the network's guests would look for each other.
 
     A route is hidden if it is inside of the network's addresses, and also if they are inside of it and it leads to
     neighbours. One that leads on by a router to much more than they are (10.0.0.0/8, say) is meant to have exceptions.
-    Other networks of ours do not count but for mode Routed, as only there both are in the host's table.
     """
-    routed = network.mode is NetworkMode.ROUTED
-    ours = {link.index for link in links if is_host_link_alias(link.alias)}
-    skipped = ({own.index} if own is not None else set()) | (set() if routed else ours)
     return [
         route
         for route in routes
-        if route.link not in skipped
+        if route.link != own.index
         and route.destination.prefixlen > 0
         and not route.destination.is_link_local
         and not route.destination.is_multicast
@@ -49,8 +43,16 @@ def hidden_routes(
     ]
 
 
-def hidden_finding(network: Network, hidden: list[StackRoute], names: Mapping[int, str]) -> Finding:
+def hidden_routes(network: Network, overlapping: Iterable[StackRoute], links: Mapping[int, Link]) -> list[StackRoute]:
+    """Those that count: other networks of ours do only for mode Routed, as there both are in the host's table."""
+    routed = network.mode is NetworkMode.ROUTED
+    ours = {link.index for link in links.values() if is_host_link_alias(link.alias)}
+    return [route for route in overlapping if routed or route.link not in ours]
+
+
+def hidden_finding(network: Network, hidden: list[StackRoute], links: Mapping[int, Link]) -> Finding:
     """What a user is told of them."""
+    names = {index: link.name for index, link in links.items()}
     named = ", ".join(
         f"{route.destination} by {names.get(route.link, '?')} (table {_table(route)})" for route in hidden[:_NAMED]
     )

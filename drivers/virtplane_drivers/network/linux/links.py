@@ -6,7 +6,7 @@ answered only for an address of the device that was asked (the transit addresses
 """
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 
@@ -131,9 +131,9 @@ def apply_addresses(stack: NetworkStack, link: Link, wanted: tuple[IPv4Interface
             stack.add_address(link, interface)
 
 
-def apply_routes(stack: NetworkStack, link: Link, wanted: frozenset[StackRoute]) -> None:
-    """The link has exactly these of the routes by a gateway; a metric is the kernel's to choose."""
-    present = {_by_gateway(route): route for route in stack.routes() if route.link == link.index and route.gateway}
+def apply_routes(stack: NetworkStack, link: Link, found: Iterable[StackRoute], wanted: frozenset[StackRoute]) -> None:
+    """Of routes by a gateway the link has exactly these, if it had those found. Metrics are the kernel's to choose."""
+    present = {_by_gateway(route): route for route in found if route.link == link.index and route.gateway}
     for key in present.keys() - {_by_gateway(route) for route in wanted}:
         stack.delete_route(present[key])
     for route in sorted(wanted, key=str):
@@ -160,10 +160,10 @@ def _apply(network: Network) -> None:
         apply_addresses(stack, bridge, bridge_interfaces(network))
         _repair_taps(stack, network, bridge, links)
         # After the taps: a bridge whose MTU nobody ever changed takes the least of its ports.
-        _set_mtu(stack, stack.link(BRIDGE) or bridge, network.mtu)
+        _set_mtu(stack, bridge, network.mtu)
         if not bridge.up:
             stack.change_link(bridge, state="up")
-        apply_routes(stack, bridge, _routes(network, bridge))
+        apply_routes(stack, bridge, stack.routes(), _routes(network, bridge))
 
 
 def _bridge(stack: NetworkStack, network: Network, found: Link | None) -> Link:

@@ -22,7 +22,7 @@ from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import IpAddress, Network
 from virtplane_drivers.network.linux.forwarding import forward
-from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes, routes_to
+from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes, overlapping_routes, routes_to
 from virtplane_drivers.network.linux.links import apply_addresses, apply_routes, apply_sysctls
 from virtplane_drivers.network.linux.names import (
     BRIDGE,
@@ -95,12 +95,11 @@ class Uplinks:
 
     def _apply(self, path: Path, network: Network) -> tuple[Transit | None, list[Finding]]:
         with NetworkStack(self._host) as host, NetworkStack(path) as router:
-            links = host.links()
-            found = links.get(host_link(network.uid))
+            found = host.link(host_link(network.uid))
             if found is not None and not self._is_ours(found, network.uid):
                 message = f"{found.name} on the host is of another agent ({found.alias}); one host has a network once"
                 return None, [Finding(Reason.NETWORK_ERROR, message)]
-            bridge = links.get(network.host_bridge) if network.mode is NetworkMode.BRIDGE else None
+            bridge = host.link(network.host_bridge) if network.mode is NetworkMode.BRIDGE else None
             wanted = network.mode in _ROUTED_MODES or (bridge is not None and bridge.kind == "bridge")
             ends = self._ends(host, router, network, found, wanted=wanted)
             if network.mode is NetworkMode.BRIDGE:
@@ -156,23 +155,25 @@ class Uplinks:
         apply_addresses(router, uplink, router_interfaces(transit, ipv6=ipv6))
         for stack, link in ((host, end), (router, uplink)):
             _set_up(stack, link, network.mtu)
-        apply_routes(router, uplink, _default_routes(uplink, transit, ipv6=ipv6))
-        links = host.links()
-        hidden = hidden_routes(network, end, links.values(), host.routes())
+        apply_routes(router, uplink, router.routes(), _default_routes(uplink, transit, ipv6=ipv6))
+        routes = host.routes()
+        overlapping = overlapping_routes(network, end, routes)
+        links = host.links_at({route.link for route in overlapping})
+        hidden = hidden_routes(network, overlapping, links)
         routed = network.mode is NetworkMode.ROUTED and not hidden
-        apply_routes(host, end, routes_to(network, end, transit) if routed else frozenset())
-        findings = forward(host, end, ipv6=ipv6)
+        apply_routes(host, end, routes, routes_to(network, end, transit) if routed else frozenset())
+        findings = forward(host, end, routes, ipv6=ipv6)
         if hidden:
-            findings.append(hidden_finding(network, hidden, {link.index: link.name for link in links.values()}))
+            findings.append(hidden_finding(network, hidden, links))
         return transit, findings
 
     def _transit(self, host: NetworkStack, network: Network, end: Link) -> Transit | None:
         """What the link has already, else what nothing else on the host is in."""
-        addresses = [one for one in host.addresses() if isinstance(one.interface, IPv4Interface)]
-        own = [IPv4Address(one.interface.ip) for one in addresses if one.link == end.index]
-        if (held := held_transit(self._transit_cidr, own)) is not None:
+        own = [one.interface.ip for one in host.addresses(end.index)]
+        if (held := held_transit(self._transit_cidr, [ip for ip in own if isinstance(ip, IPv4Address)])) is not None:
             return held
-        taken = [IPv4Network(one.interface.ip) for one in addresses if one.link != end.index]
+        others = (one.interface for one in host.addresses() if one.link != end.index)
+        taken = [IPv4Network(interface.ip) for interface in others if isinstance(interface, IPv4Interface)]
         # A route to much more than the transits (169.254.0.0/16 of zeroconf) does not claim each of them.
         taken += [
             route.destination

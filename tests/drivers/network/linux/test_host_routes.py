@@ -8,7 +8,7 @@ import pytest
 from tests.drivers.network.linux.networks import network, subnet
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Route
-from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes
+from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes, overlapping_routes
 from virtplane_drivers.network.linux.names import host_link_alias
 from virtplane_drivers.network_stack import Link, StackRoute
 
@@ -18,7 +18,7 @@ def link(index: int, name: str, alias: str = "") -> Link:
 
 
 OWN = link(7, "vown", host_link_alias("a", "own"))
-LINKS = [link(2, "eth0"), OWN, link(8, "vother", host_link_alias("b", "other"))]
+LINKS = {2: link(2, "eth0"), 8: link(8, "vother", host_link_alias("b", "other"))}
 
 
 def route(destination: str, gateway: str = "", link: int = 2, table: int = 254) -> StackRoute:
@@ -51,18 +51,19 @@ def test_a_route_is_hidden_if_the_networks_addresses_take_its_place(
     one: StackRoute, mode: NetworkMode, *, hidden: bool
 ) -> None:
     green = network(mode, routes=(Route(ip_network("192.168.50.0/24"), ip_address("10.77.0.5")),))
-    assert hidden_routes(green, OWN, LINKS, [one]) == ([one] if hidden else [])
+    assert overlapping_routes(green, OWN, [one]) == ([one] if hidden else [])
+    assert hidden_routes(green, [one], LINKS) == [one]
 
 
 def test_other_networks_of_ours_count_for_mode_routed_alone() -> None:
     other = route("10.77.0.0/24", "169.254.64.9", link=8)
-    assert hidden_routes(network(NetworkMode.NAT), OWN, LINKS, [other]) == []
-    assert hidden_routes(network(NetworkMode.ROUTED), OWN, LINKS, [other]) == [other]
+    assert hidden_routes(network(NetworkMode.NAT), [other], LINKS) == []
+    assert hidden_routes(network(NetworkMode.ROUTED), [other], LINKS) == [other]
 
 
 def test_a_person_is_told_route_device_and_table_and_not_of_a_hundred() -> None:
     hidden = [route("10.77.0.0/24"), *(route(f"10.77.0.{last}/32", table=77) for last in range(4))]
-    message = hidden_finding(network(NetworkMode.NAT), hidden, {2: "eth0"}).message
+    message = hidden_finding(network(NetworkMode.NAT), hidden, LINKS).message
     assert "10.77.0.0/24 by eth0 (table main), 10.77.0.0/32 by eth0 (table 77)" in message
     assert message.count("eth0") == 3
     assert "2 more" in message
@@ -70,4 +71,4 @@ def test_a_person_is_told_route_device_and_table_and_not_of_a_hundred() -> None:
 
 def test_a_network_of_one_family_hides_none_of_the_other() -> None:
     green = replace(network(NetworkMode.NAT), ipv4=subnet("10.77.0.0/24", "10.77.0.1"), ipv6=None)
-    assert hidden_routes(green, OWN, LINKS, [route("fd77::/64")]) == []
+    assert overlapping_routes(green, OWN, [route("fd77::/64")]) == []

@@ -95,6 +95,11 @@ DAMAGES = {
     "router's end": ("router ip link delete uplink",),
     "another uplink": ("host ip link delete END", "router ip link add uplink type bridge"),
     "another host's end": ("host ip link delete END", "host ip link add END type veth"),
+    "neither end": (
+        "host ip link delete END",
+        "host ip link add END type veth",
+        "router ip link add uplink type veth",
+    ),
     "joined to elsewhere": ("host ip link add other type veth", "host ip link set END master br-lan"),
     "down": ("host ip link set END down", "router ip link set uplink down"),
     "addresses": ("host ip address flush dev END", "router ip address flush dev uplink"),
@@ -129,6 +134,7 @@ async def test_what_somebody_changed_is_repaired(
     await applied(uplinks, router, one)
     others = ("other", "veth0")
     assert {line for line in both(host, router) if not any(name in line for name in others)} == before
+    Namespace(router).reaches(str(transit.host_ipv4))  # and the two ends are of one veth
 
 
 @pytest.mark.parametrize("kind", ["Routed", "Bridge"])  # what NAT does, Routed does too
@@ -170,7 +176,7 @@ async def test_a_change_of_mode_that_was_cut_off_goes_on(
         await uplinks.apply(router, KINDS[after](UID))
         assert both(host, router) == whole, f"killed after {steps[-1:]}"
         number += 1
-    assert number > 1
+    assert number >= 1
 
 
 async def test_one_that_has_no_alias_yet_is_removed_too(host: Host, router: Path, uplinks: Uplinks) -> None:
