@@ -17,12 +17,12 @@ from virtplane_api.kube.conditions import is_true
 from virtplane_api.kube.errors import ApiUnavailable
 from virtplane_api.kube.resources import HYPERVISORS, STORAGE_POOLS, VIRTUAL_MACHINES, VOLUMES, Object, Resource
 from virtplane_api.vocabulary import DiskFormat, DiskType
+from virtplane_drivers.host.process import watch_child
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu import host
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition
 from virtplane_drivers.hypervisor.qemu.launch import MONITOR, LaunchSite, launch, run_folder
 from virtplane_drivers.hypervisor.qemu.monitor import connect
-from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.record import Record
 
 Figures = dict[str, float]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.blocking import Questions, in_thread
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.blocking import Questions, in_thread
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_a_caller_that_is_cancelled_goes_on_and_the_late_answer_is_dropped
 def test_a_program_ends_while_its_calls_hang(fifo: Path) -> None:
     code = f"""
 import asyncio, pathlib
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host.blocking import in_thread
 async def main():
     asyncio.ensure_future(in_thread(pathlib.Path({str(fifo)!r}).read_bytes))
     await asyncio.sleep(0.05)

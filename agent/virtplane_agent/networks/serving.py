@@ -20,7 +20,7 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import DriverError, Unavailable
 from virtplane_drivers.network.contract import Network, NetworkState, ObservedNetwork
 
-APPLY_AGAIN_S = 60.0
+APPLY_AGAIN_S = 300.0
 """A driver's events are hints: what somebody else changed is repaired this often without any."""
 _MAX_MESSAGE_CHARS = 1024
 _MAX_REPORTS = 256

@@ -11,8 +11,8 @@ from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Owner
 from virtplane_drivers.hypervisor.qemu.argv import tcg_cache_mib
-from virtplane_drivers.hypervisor.qemu.cgroup import limits_of
 from virtplane_drivers.hypervisor.qemu.definition import Definition, definition_of
+from virtplane_drivers.hypervisor.qemu.limits import limits_of
 
 ACCELERATOR = "tcg"
 MEMORY_MIB = 32

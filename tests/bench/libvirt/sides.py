@@ -13,8 +13,8 @@ from tests.bench.libvirt.contestants import Contestant
 from tests.bench.libvirt.daemons import Daemons
 from tests.bench.libvirt.machines import Guest, definition, domain_xml, make_disk
 from tests.bench.libvirt.packages import SYSTEM_PYTHON
+from virtplane_drivers.host.users import FIRST_UID, find_users
 from virtplane_drivers.hypervisor.qemu.output import SERIAL_LOG
-from virtplane_drivers.hypervisor.qemu.users import FIRST_UID, find_users
 
 _ROOT = Path(__file__).parents[3]
 _HERE = Path(__file__).parent

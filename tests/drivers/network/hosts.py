@@ -12,9 +12,9 @@ from typing import Protocol
 from tests.cluster.network_leftovers import end_networks
 from tests.drivers.network.linux.host import new_host
 from virtplane_drivers.attachment import FakeNicAttachment, NicAttachment, TapAttachment
+from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.contract import NetworkDriver
 from virtplane_drivers.network.fake import FakeNetworks
-from virtplane_drivers.tap import open_tap
 
 
 class NetworkHost(Protocol):

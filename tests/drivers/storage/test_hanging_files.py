@@ -10,8 +10,8 @@ from tests.drivers.storage.directory_host import DirectoryHost, made, settled, v
 from tests.drivers.storage.hanging_pool import HangingPool, hanging_pool, needs_fuse
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat
-from virtplane_drivers.blocking import Questions
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.blocking import Questions
 from virtplane_drivers.storage.contract import NO_VOLUME, Blank, DesiredVolume, Pool, StorageDriver, VolumeState
 from virtplane_drivers.storage.directory import DirectoryStorage, jobs, processes
 from virtplane_drivers.storage.directory import driver as directory_driver

@@ -9,8 +9,8 @@ import pytest
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat
-from virtplane_drivers.blocking import Questions
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.blocking import Questions
 from virtplane_drivers.storage.contract import Blank, DesiredVolume, Pool, VolumeState
 from virtplane_drivers.storage.directory import DirectoryStorage
 from virtplane_drivers.storage.directory import driver as directory_driver

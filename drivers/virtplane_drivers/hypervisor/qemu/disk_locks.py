@@ -18,7 +18,7 @@ from typing import Any
 from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import LOCK_SUFFIX
 from virtplane_drivers.errors import Refused, StaleToken, Unavailable
-from virtplane_drivers.open_file_lock import hold
+from virtplane_drivers.host.open_file_lock import hold
 
 _FORMAT = 1
 _RECORD_BYTES = 4096

@@ -13,6 +13,9 @@ from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hints import Hints
+from virtplane_drivers.host.cgroup import Groups, Hierarchies, find_hierarchies
+from virtplane_drivers.host.process import ProcessIdentity
+from virtplane_drivers.host.users import Users, find_users, groups_for
 from virtplane_drivers.hypervisor.contract import (
     ABSENT,
     Desired,
@@ -23,16 +26,13 @@ from virtplane_drivers.hypervisor.contract import (
     Observed,
 )
 from virtplane_drivers.hypervisor.qemu import host
-from virtplane_drivers.hypervisor.qemu.cgroup import Groups, Hierarchies, find_hierarchies
 from virtplane_drivers.hypervisor.qemu.definition import definition_of
 from virtplane_drivers.hypervisor.qemu.following import log_failure
 from virtplane_drivers.hypervisor.qemu.launch import LaunchSite
 from virtplane_drivers.hypervisor.qemu.machine import Machine
 from virtplane_drivers.hypervisor.qemu.output import cap_serial, read_serial
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 from virtplane_drivers.hypervisor.qemu.record import Record, Records
 from virtplane_drivers.hypervisor.qemu.recovery import recover
-from virtplane_drivers.hypervisor.qemu.users import Users, find_users, groups_for
 
 SERIAL_LOG_MAX_BYTES = 1 << 20
 _CAP_LOGS_EVERY_S = 5.0

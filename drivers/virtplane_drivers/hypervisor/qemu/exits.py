@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from virtplane_api.vocabulary import ExitReason
+from virtplane_drivers.host.process import boot_id
 from virtplane_drivers.hypervisor.contract import Exit
-from virtplane_drivers.hypervisor.qemu.process import boot_id
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record
 
 _OF_GUEST: Mapping[str, tuple[ExitReason, str]] = {

@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ENDED_AS_ASKED
-from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import DriverError, Unavailable, Unresponsive
-from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.cgroup import Groups
+from virtplane_drivers.host.process import GuestProcess, ProcessIdentity, find
 from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
 from virtplane_drivers.hypervisor.qemu.launch import MONITOR, LaunchSite, clear_runs, run_folder
+from virtplane_drivers.hypervisor.qemu.limits import limits_of
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
 from virtplane_drivers.hypervisor.qemu.output import last_output
-from virtplane_drivers.hypervisor.qemu.process import GuestProcess, ProcessIdentity, find
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import Run
 from virtplane_drivers.hypervisor.qemu.run_states import END_CAUSES

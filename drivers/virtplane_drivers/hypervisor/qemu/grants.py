@@ -19,9 +19,9 @@ from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskType
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition
 from virtplane_drivers.hypervisor.qemu.disk_locks import DiskOwner, lock_disk
-from virtplane_drivers.tap import open_tap
 
 
 @dataclass(frozen=True, slots=True)

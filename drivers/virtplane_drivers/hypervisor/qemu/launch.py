@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtplane_drivers.host.process import spawn
 from virtplane_drivers.hypervisor.qemu.argv import Run, argv_of
 from virtplane_drivers.hypervisor.qemu.disk_locks import DiskOwner
 from virtplane_drivers.hypervisor.qemu.grants import granted
 from virtplane_drivers.hypervisor.qemu.output import QEMU_LOG, SERIAL_LOG
-from virtplane_drivers.hypervisor.qemu.process import spawn
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record
 from virtplane_drivers.hypervisor.qemu.suspension import MemoryFile
 

@@ -19,16 +19,17 @@ from typing import Any
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
-from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import DriverError, LaunchFailed, Refused, Unavailable, Unresponsive
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.cgroup import Groups
+from virtplane_drivers.host.process import watch_child
 from virtplane_drivers.hypervisor.contract import Exit, Observed
 from virtplane_drivers.hypervisor.qemu import suspension
-from virtplane_drivers.hypervisor.qemu.cgroup import Groups, limits_of
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN
 from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear_runs, launch
+from virtplane_drivers.hypervisor.qemu.limits import limits_of
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError, MonitorTimeout
 from virtplane_drivers.hypervisor.qemu.output import last_output
-from virtplane_drivers.hypervisor.qemu.process import watch_child
 from virtplane_drivers.hypervisor.qemu.reachable import ReachableMachine
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import ANSWER_TIMEOUT_S, Run

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType, ExitReason, InterfaceModel
 from virtplane_drivers.errors import Refused
+from virtplane_drivers.host.process import ProcessIdentity
 from virtplane_drivers.hypervisor.contract import Exit, Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 
 T = TypeVar("T")
 

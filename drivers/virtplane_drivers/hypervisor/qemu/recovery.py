@@ -5,11 +5,11 @@ import os
 import re
 from dataclasses import dataclass, replace
 
+from virtplane_drivers.host.process import ProcessIdentity, boot_id, command_lines, start_ticks, user_of
+from virtplane_drivers.host.users import Users
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu.argv import MARKER
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, command_lines, start_ticks, user_of
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records, TornRecord
-from virtplane_drivers.hypervisor.qemu.users import Users
 
 _log = logging.getLogger(__name__)
 

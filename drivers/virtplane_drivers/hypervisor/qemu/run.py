@@ -7,11 +7,11 @@ from typing import Any
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.process import GuestProcess
 from virtplane_drivers.hypervisor.qemu.argv import DISK_ID
 from virtplane_drivers.hypervisor.qemu.link import Link
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorError
 from virtplane_drivers.hypervisor.qemu.monitor.wire import Message
-from virtplane_drivers.hypervisor.qemu.process import GuestProcess
 from virtplane_drivers.hypervisor.qemu.screen import Screen
 
 ANSWER_TIMEOUT_S = 4.0

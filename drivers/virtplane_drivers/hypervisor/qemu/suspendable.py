@@ -6,8 +6,8 @@ A verb begins it, the worker finishes it: QEMU writes while the agent may come a
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Refused, Unavailable
+from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.definition import Definition
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN, FollowedMachine

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu.definition import Definition
 from virtplane_drivers.hypervisor.qemu.disk_locks import booted_incarnation
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor

@@ -10,8 +10,8 @@ Nothing here is ever undone: nobody can tell whether somebody else needs it by t
 from collections.abc import Iterable, Sequence
 
 from virtplane_api.reasons import Reason
+from virtplane_drivers.host.network_stack import BY_ROUTER_ADVERTISEMENT, Link, NetworkStack, StackRoute
 from virtplane_drivers.network.linux.values import Finding
-from virtplane_drivers.network_stack import BY_ROUTER_ADVERTISEMENT, Link, NetworkStack, StackRoute
 
 _ALL = "net/ipv6/conf/all/forwarding"
 

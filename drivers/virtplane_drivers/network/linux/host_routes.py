@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.host.network_stack import MAIN_TABLE, Link, StackRoute
 from virtplane_drivers.network.contract import IpNetwork, Network
 from virtplane_drivers.network.linux.names import is_host_link_alias
 from virtplane_drivers.network.linux.values import Finding, Transit
-from virtplane_drivers.network_stack import MAIN_TABLE, Link, StackRoute
 
 _NAMED = 3
 """More hidden routes than these say nothing new."""

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
-from virtplane_drivers import netns
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host import netns
+from virtplane_drivers.host.network_stack import Link, NetworkStack, StackRoute
 from virtplane_drivers.network.contract import Network, Subnet
 from virtplane_drivers.network.linux.dnsmasq.configuration import own_addresses
 from virtplane_drivers.network.linux.names import BRIDGE, router_mac, tap_name
 from virtplane_drivers.network.linux.namespace import in_namespace
-from virtplane_drivers.network_stack import Link, NetworkStack, StackRoute
 
 TAP = "tun"
 """What the kernel calls the kind of a tap."""

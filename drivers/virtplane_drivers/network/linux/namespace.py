@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from virtplane_drivers import netns
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host import netns
+from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.network.linux.names import namespace_path
 
 P = ParamSpec("P")

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
-from virtplane_drivers import netns
-from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host import netns
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.network_stack import Link, NetworkStack, StackRoute
 from virtplane_drivers.network.contract import IpAddress, Network
 from virtplane_drivers.network.linux.forwarding import forward
 from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes, overlapping_routes, routes_to
@@ -34,7 +35,6 @@ from virtplane_drivers.network.linux.names import (
 )
 from virtplane_drivers.network.linux.transit import free_transit, held_transit, host_interfaces, router_interfaces
 from virtplane_drivers.network.linux.values import Finding, Transit
-from virtplane_drivers.network_stack import Link, NetworkStack, StackRoute
 
 _ROUTED_MODES = frozenset({NetworkMode.NAT, NetworkMode.ROUTED})
 _VETH = "veth"

@@ -8,9 +8,9 @@ from typing import Self
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import FileAttachment
-from virtplane_drivers.blocking import ANSWER_TIMEOUT_S, Questions
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
+from virtplane_drivers.host.blocking import ANSWER_TIMEOUT_S, Questions
 from virtplane_drivers.storage.contract import (
     NO_VOLUME,
     DesiredVolume,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.storage.contract import Blank, DesiredVolume, Failure, HttpImage
 from virtplane_drivers.storage.directory.cache import ImageCache
 from virtplane_drivers.storage.directory.convert import check_fits, convert, grow, inspect, make_blank

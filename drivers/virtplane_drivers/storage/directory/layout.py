@@ -30,7 +30,7 @@ from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.attachment import LOCK_SUFFIX
 from virtplane_drivers.errors import Refused, Unavailable
-from virtplane_drivers.open_file_lock import hold
+from virtplane_drivers.host.open_file_lock import hold
 
 SECTOR_BYTES = 512
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,62}")

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host.blocking import in_thread
 
 KEPT_OUTPUT_BYTES = 16 * 1024
 _READ_BYTES = 4096

@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import Namespace
 from virtplane_drivers.attachment import TapAttachment
+from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.linux.names import BRIDGE
-from virtplane_drivers.tap import open_tap
 
 _SETTINGS = ("rp_filter", "forwarding", "arp_ignore", "arp_announce", "accept_redirects", "send_redirects")
 _IPV6_SETTINGS = ("disable_ipv6", "forwarding", "accept_ra", "addr_gen_mode", "accept_redirects", "force_forwarding")

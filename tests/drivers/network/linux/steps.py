@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from virtplane_drivers.network_stack import NetworkStack
+from virtplane_drivers.host.network_stack import NetworkStack
 
 
 class Killed(BaseException):

@@ -17,10 +17,10 @@ from tests.drivers.network.linux.networks import network
 from tests.drivers.network.linux.seen import routes
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.host.network_stack import NetworkStack
 from virtplane_drivers.network.linux.forwarding import forward_ipv6, forward_ipv6_by_all
 from virtplane_drivers.network.linux.links import apply_router
 from virtplane_drivers.network.linux.uplinks import Uplinks
-from virtplane_drivers.network_stack import NetworkStack
 
 ALL_NODES = ("ff02::1", 0)
 PREFIX = "2001:db8:a::"

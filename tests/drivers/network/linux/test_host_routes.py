@@ -7,10 +7,10 @@ import pytest
 
 from tests.drivers.network.linux.networks import network, subnet
 from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.host.network_stack import Link, StackRoute
 from virtplane_drivers.network.contract import Route
 from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_routes, overlapping_routes
 from virtplane_drivers.network.linux.names import host_link_alias
-from virtplane_drivers.network_stack import Link, StackRoute
 
 
 def link(index: int, name: str, alias: str = "") -> Link:

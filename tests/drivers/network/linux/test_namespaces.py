@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.drivers.network.linux.host import Host, Namespace
+from virtplane_drivers.host.network_stack import NetworkStack
 from virtplane_drivers.network.linux.names import namespace_path
 from virtplane_drivers.network.linux.namespace import (
     ensure_namespace,
@@ -17,7 +18,6 @@ from virtplane_drivers.network.linux.namespace import (
     namespaces,
     remove_namespace,
 )
-from virtplane_drivers.network_stack import NetworkStack
 
 UID = "0b0b-green"
 

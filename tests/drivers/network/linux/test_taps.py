@@ -17,10 +17,10 @@ from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import Host, Namespace
 from tests.drivers.network.linux.networks import network, port
 from virtplane_drivers.attachment import TapAttachment
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.linux.links import apply_router, ports_held
 from virtplane_drivers.network.linux.names import BRIDGE, tap_alias, tap_name
-from virtplane_drivers.tap import open_tap
 
 PORT = port()
 VNET_HEADER = bytes(10)
@@ -166,6 +166,6 @@ async def test_the_caller_stays_in_its_namespace(attachment: TapAttachment) -> N
 
 
 def test_a_program_that_only_knows_of_taps_does_not_load_what_opens_them() -> None:
-    program = "import sys, virtplane_drivers.tap; sys.exit('pyroute2' in sys.modules)"
+    program = "import sys, virtplane_drivers.host.tap; sys.exit('pyroute2' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     assert subprocess.run([sys.executable, "-c", program], check=False, env=environment).returncode == 0

@@ -16,9 +16,9 @@ from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.qemu.monitor.scripted_qmp import ScriptedServer, scripted_server
 from tests.drivers.qemu.pure.machines import OWNER, definition
 from virtplane_api.vocabulary import DisplayType
+from virtplane_drivers.host.process import ProcessIdentity, boot_id, start_ticks
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 from virtplane_drivers.hypervisor.qemu.launch import MONITOR, run_folder
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, start_ticks
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 
 UID = f"scripted-{os.getpid()}"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from virtplane_api.models.common import DNS_LABEL
 from virtplane_api.vocabulary import DiskFormat, DiskType
+from virtplane_drivers.host.process import spawn, watch_child
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu.argv import DISK_ID, argv_of
 from virtplane_drivers.hypervisor.qemu.argv import Run as Arguments
@@ -18,7 +19,6 @@ from virtplane_drivers.hypervisor.qemu.disk_locks import DiskOwner
 from virtplane_drivers.hypervisor.qemu.grants import granted
 from virtplane_drivers.hypervisor.qemu.launch import GUEST_AGENT, MONITOR, _listening
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorError, connect
-from virtplane_drivers.hypervisor.qemu.process import spawn, watch_child
 
 OWNER = DiskOwner("c", "u", "n/n", 1, "h", "run-1")
 ODD = [

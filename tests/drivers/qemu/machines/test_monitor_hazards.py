@@ -16,11 +16,11 @@ from tests.drivers.qemu.monitor.scripted_qmp import event
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.process import GuestProcess
 from virtplane_drivers.hypervisor.contract import Exit, Observed
 from virtplane_drivers.hypervisor.qemu import run as qemu_run
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN
 from virtplane_drivers.hypervisor.qemu.monitor import HungUp
-from virtplane_drivers.hypervisor.qemu.process import GuestProcess
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 
 EVENTS = {

@@ -21,9 +21,9 @@ from tests.drivers.qemu.machines.test_safety import status
 from virtplane_api.vocabulary import InterfaceModel, PowerState
 from virtplane_drivers.attachment import NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.errors import LaunchFailed, Unavailable
+from virtplane_drivers.host.users import FIRST_UID
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Nic
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
-from virtplane_drivers.hypervisor.qemu.users import FIRST_UID
 
 on_lan = pytest.mark.skipif(not has_lans(), reason="networks take root, and dnsmasq")
 

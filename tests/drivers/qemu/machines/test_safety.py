@@ -9,10 +9,11 @@ import pytest
 from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.hypervisor.test_contract import until_suspended
 from tests.drivers.qemu.machines.starting import pid_of, started
+from virtplane_drivers.host.cgroup import find_hierarchies
+from virtplane_drivers.host.users import FIRST_UID, UIDS
 from virtplane_drivers.hypervisor.contract import Desired
-from virtplane_drivers.hypervisor.qemu.cgroup import find_hierarchies, limits_of
 from virtplane_drivers.hypervisor.qemu.definition import Definition
-from virtplane_drivers.hypervisor.qemu.users import FIRST_UID, UIDS
+from virtplane_drivers.hypervisor.qemu.limits import limits_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="users and cgroups of their own take root")
 

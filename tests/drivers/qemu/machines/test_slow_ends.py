@@ -17,9 +17,9 @@ from tests.drivers.qemu.machines.starting import pid_of, record_file, started, t
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import ExitReason, PowerState
 from virtplane_drivers.errors import Unavailable, Unresponsive
+from virtplane_drivers.host.process import GuestProcess
 from virtplane_drivers.hypervisor.qemu import run as qemu_run
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor
-from virtplane_drivers.hypervisor.qemu.process import GuestProcess
 
 FREEZER = Path("/sys/fs/cgroup/freezer/virtplane")
 

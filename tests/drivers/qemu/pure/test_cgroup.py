@@ -13,8 +13,9 @@ import pytest
 
 from tests.drivers.qemu.pure.machines import definition, disk, nic
 from virtplane_api.vocabulary import DisplayType
+from virtplane_drivers.host.cgroup import Hierarchies, Hierarchy, Limits, find_hierarchies
 from virtplane_drivers.hypervisor.contract import Cpu
-from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, Hierarchy, Limits, find_hierarchies, limits_of
+from virtplane_drivers.hypervisor.qemu.limits import limits_of
 
 GROUPS = Path("virtplane")
 LIMITS = Limits(memory_mib=512, cpu_weight=200, cpu_quota_us=300_000)

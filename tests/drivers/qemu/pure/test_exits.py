@@ -7,8 +7,8 @@ import pytest
 
 from tests.drivers.qemu.pure.machines import OWNER
 from virtplane_api.vocabulary import ExitReason
+from virtplane_drivers.host.process import ProcessIdentity, boot_id
 from virtplane_drivers.hypervisor.qemu.exits import Death, exit_of, is_same_boot
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record
 from virtplane_drivers.hypervisor.qemu.run_states import END_CAUSES, MEANINGS, Meaning
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.waiting import eventually
-from virtplane_drivers.hypervisor.qemu.process import (
+from virtplane_drivers.host.process import (
     ProcessIdentity,
     boot_id,
     command_lines,
@@ -95,7 +95,7 @@ def test_a_pid_that_was_given_anew_is_not_the_process_of_before() -> None:
 import asyncio, os, subprocess
 from dataclasses import replace
 from pathlib import Path
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, find, start_ticks
+from virtplane_drivers.host.process import ProcessIdentity, boot_id, find, start_ticks
 
 def born_as(pid):
     Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.drivers.qemu.pure.machines import OWNER, SMBIOS_UUID, cdrom, definition, disk, nic
 from virtplane_api.vocabulary import DisplayType, ExitReason, InterfaceModel
 from virtplane_drivers.errors import Refused
+from virtplane_drivers.host.process import ProcessIdentity
 from virtplane_drivers.hypervisor.contract import Exit, Owner
 from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity
 from virtplane_drivers.hypervisor.qemu.record import FORMAT, Intent, Record, Records, TornRecord
 
 DEFINITION_1 = {

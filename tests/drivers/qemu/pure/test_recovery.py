@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from tests.cluster.waiting import eventually
 from tests.drivers.qemu.pure.machines import OWNER, argv, definition
 from virtplane_api.vocabulary import ExitReason, PowerState
+from virtplane_drivers.host.process import ProcessIdentity, boot_id, start_ticks
+from virtplane_drivers.host.users import Users
 from virtplane_drivers.hypervisor.contract import Owner
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
-from virtplane_drivers.hypervisor.qemu.process import ProcessIdentity, boot_id, start_ticks
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.recovery import _marker, recover
-from virtplane_drivers.hypervisor.qemu.users import Users
 
 STATE = "0123456789ab"
 LABELS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)

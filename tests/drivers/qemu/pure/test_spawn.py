@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from virtplane_drivers.hypervisor.qemu.cgroup import Limits, find_hierarchies
-from virtplane_drivers.hypervisor.qemu.process import spawn
+from virtplane_drivers.host.cgroup import Limits, find_hierarchies
+from virtplane_drivers.host.process import spawn
 
 
 def spawned_and_read(

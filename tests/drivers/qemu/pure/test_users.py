@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from virtplane_drivers.hypervisor.qemu.process import user_of
-from virtplane_drivers.hypervisor.qemu.users import FIRST_UID, UIDS, Users, find_users
+from virtplane_drivers.host.process import user_of
+from virtplane_drivers.host.users import FIRST_UID, UIDS, Users, find_users
 
 OWN, SHARED = Users(are_own=True), Users(are_own=False)
 MACHINES = [str(UUID(int=number)) for number in range(200)]
@@ -57,7 +57,7 @@ def test_a_machines_process_is_of_its_own_user_or_of_ours() -> None:
 
 def found(change: str, *wrapper: str) -> str:
     """What a process finds that did so first."""
-    code = f"import os; from virtplane_drivers.hypervisor.qemu.users import find_users; {change}; print(find_users())"
+    code = f"import os; from virtplane_drivers.host.users import find_users; {change}; print(find_users())"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     argv = [*wrapper, sys.executable, "-c", code]
     return subprocess.run(argv, check=True, capture_output=True, text=True, env=env).stdout.strip()

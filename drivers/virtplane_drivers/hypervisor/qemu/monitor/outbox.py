@@ -10,7 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from virtplane_drivers.blocking import close_aside
+from virtplane_drivers.host.blocking import close_aside
 
 
 class Outbox:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Unavailable
-from virtplane_drivers.hypervisor.qemu.process import (
+from virtplane_drivers.host.process import (
     ProcessIdentity,
     boot_id,
     command_lines,
@@ -27,7 +27,7 @@ from virtplane_drivers.hypervisor.qemu.process import (
     start_ticks,
     user_of,
 )
-from virtplane_drivers.hypervisor.qemu.users import Users, find_users
+from virtplane_drivers.host.users import Users, find_users
 
 SETTINGS, RESERVATIONS, NAMES, SERVERS, OUTPUT = "dnsmasq.conf", "reservations", "names", "servers", "output"
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Unavailable
-from virtplane_drivers.hypervisor.qemu.cgroup import Hierarchies, Limits, find_hierarchies
-from virtplane_drivers.hypervisor.qemu.process import GuestProcess, find, watch_child
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.cgroup import Hierarchies, Limits, find_hierarchies
+from virtplane_drivers.host.process import GuestProcess, find, watch_child
 from virtplane_drivers.network.contract import IpAddress, Network
 from virtplane_drivers.network.linux.dnsmasq import files, process
 from virtplane_drivers.network.linux.dnsmasq.configuration import (

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.network.linux.rules.nft import generation, run
 from virtplane_drivers.network.linux.rules.ruleset import Ruleset, changes, whole
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.drivers.network.linux.dnsmasq import dhcp_client as dhcp
 from tests.drivers.network.linux.dnsmasq.networks import MAC, network
 from tests.drivers.network.linux.host import Host, Namespace
-from virtplane_drivers.hypervisor.qemu.process import command_lines
+from virtplane_drivers.host.process import command_lines
 from virtplane_drivers.network.contract import Network, Port
 from virtplane_drivers.network.linux.dnsmasq import NameServers
 

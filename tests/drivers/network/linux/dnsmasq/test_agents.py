@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.dnsmasq.networks import DB, OTHER_MAC, WEB
 from tests.drivers.network.linux.dnsmasq.served import Served, lease, status, told
-from virtplane_drivers.hypervisor.qemu.cgroup import find_hierarchies
+from virtplane_drivers.host.cgroup import find_hierarchies
 from virtplane_drivers.network.linux.dnsmasq import process
 
 

@@ -9,7 +9,7 @@ from tests.drivers.network.linux.dnsmasq import dhcp_client as dhcp
 from tests.drivers.network.linux.dnsmasq.networks import DB, MAC, OTHER_MAC, WEB, port
 from tests.drivers.network.linux.dnsmasq.served import NAME_ERROR, REFUSED, Served, answer, lease
 from virtplane_api.vocabulary import NetworkMode
-from virtplane_drivers.hypervisor.qemu.process import start_ticks
+from virtplane_drivers.host.process import start_ticks
 
 
 async def test_a_network_that_is_so_already_is_left_alone(served: Served) -> None:

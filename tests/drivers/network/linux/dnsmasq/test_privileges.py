@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.drivers.network.linux.dnsmasq.networks import WEB
 from tests.drivers.network.linux.dnsmasq.served import Served, status
-from virtplane_drivers.hypervisor.qemu.cgroup import find_hierarchies
+from virtplane_drivers.host.cgroup import find_hierarchies
 from virtplane_drivers.network.linux.dnsmasq import process
 
 

@@ -8,9 +8,9 @@ import fcntl
 import os
 import struct
 
-from virtplane_drivers import netns
 from virtplane_drivers.attachment import TapAttachment
-from virtplane_drivers.network_stack import NetworkStack
+from virtplane_drivers.host import netns
+from virtplane_drivers.host.network_stack import NetworkStack
 
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA

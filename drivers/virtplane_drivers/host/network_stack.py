@@ -22,7 +22,7 @@ from ipaddress import (
 from pathlib import Path
 from typing import Any, Self
 
-from virtplane_drivers import netns
+from virtplane_drivers.host import netns
 
 MAIN_TABLE = 254
 LOCAL_TABLE = 255

@@ -1,4 +1,4 @@
-"""A cgroup per guest, outside the agent's: who ends or limits the agent's cgroup does not meet a guest.
+"""A cgroup for each program that outlives the agent: who ends or limits the agent's cgroup does not meet a guest.
 
 Both versions: on v2 one folder with all controllers, on v1 one in each hierarchy that can be written. cpuset is left
 alone on v1: a new group there holds no process before it was given CPUs and memory nodes.
@@ -15,31 +15,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtplane_drivers.hypervisor.qemu.argv import tcg_cache_mib
-from virtplane_drivers.hypervisor.qemu.definition import Definition
-
 _log = logging.getLogger(__name__)
 
 PROCESSES = "cgroup.procs"
 _PARENT = "virtplane"
 _UNTOUCHED = frozenset({"cpuset"})
 _LIMITING = frozenset({"memory", "cpu"})
-_PERIOD_US = 100_000
+PERIOD_US = 100_000
+"""Of CPU quotas."""
 _MIB = 1 << 20
-_DISPLAY_MIB = 16
-"""A VGA adapter's own memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one machine's process may take of the host."""
+    """What one program may take of the host."""
 
     memory_mib: int
-    """The guest's memory and QEMU's own."""
+    """Of all its processes, and of the files that they have in the page cache."""
     cpu_weight: int
-    """In the manner of cgroup v2: 100 for each virtual CPU."""
+    """In the manner of cgroup v2: 100 is one share."""
     cpu_quota_us: int
-    """CPU time per `_PERIOD_US`: one CPU for each virtual one, and one for QEMU's own threads."""
+    """CPU time per `PERIOD_US`."""
 
     @property
     def v2(self) -> Mapping[str, str]:
@@ -47,7 +43,7 @@ class Limits:
         return {
             "memory.max": str(self.memory_mib * _MIB),
             "cpu.weight": str(min(10_000, self.cpu_weight)),
-            "cpu.max": f"{self.cpu_quota_us} {_PERIOD_US}",
+            "cpu.max": f"{self.cpu_quota_us} {PERIOD_US}",
         }
 
     def v1(self, controllers: frozenset[str]) -> Mapping[str, str]:
@@ -57,26 +53,9 @@ class Limits:
             files["memory.limit_in_bytes"] = str(self.memory_mib * _MIB)
         if "cpu" in controllers:
             files["cpu.shares"] = str(min(262_144, self.cpu_weight * 1024 // 100))
-            files["cpu.cfs_period_us"] = str(_PERIOD_US)
+            files["cpu.cfs_period_us"] = str(PERIOD_US)
             files["cpu.cfs_quota_us"] = str(self.cpu_quota_us)
         return files
-
-
-def limits_of(definition: Definition) -> Limits:
-    """Room for the guest's memory, its page tables, its virtual CPUs, the disks' caches, frames that wait for a slow
-    reader, and code translated by TCG."""
-    overhead_mib = 256 + definition.memory_mib // 32 + 16 * definition.cores + 8 * len(definition.disks)
-    # Without traffic 0.6 MiB of a NIC, and 0.1 of each further pair of queues.
-    overhead_mib += sum(8 + nic.queues for nic in definition.nics)
-    if definition.display is not None:
-        overhead_mib += _DISPLAY_MIB
-    if definition.accelerator == "tcg":
-        overhead_mib += tcg_cache_mib(definition)
-    return Limits(
-        memory_mib=definition.memory_mib + overhead_mib,
-        cpu_weight=100 * definition.cores,
-        cpu_quota_us=(definition.cores + 1) * _PERIOD_US,
-    )
 
 
 @dataclass(frozen=True, slots=True)
