@@ -42,6 +42,7 @@ from virtplane_drivers.network.passt.process import OUTPUT, PROGRAM, SOCKET, Soc
 START_TIMEOUT_S = 10.0
 DEATH_TIMEOUT_S = 5.0
 _LOOK_S = 0.005
+_FAREWELL_S = 1.0
 _PORT = "port.json"
 _MAX_SOCKET_PATH_BYTES = 107
 """unix(7)."""
@@ -120,7 +121,7 @@ class PasstNetworks(NetworkDriver):
         """While one is joined: not."""
         folders = {folder for folder in self._running if folder.parent.name == uid}
         for folder in folders:
-            if self._is_alive(folder) and (await self._state(folder)).joined:
+            if await self._is_joined(folder):
                 message = f"network {uid} is held by a running machine at {folder / SOCKET}"
                 raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
         for folder in folders | set(await in_thread(_port_folders, self._folder / uid)):
@@ -157,6 +158,15 @@ class PasstNetworks(NetworkDriver):
         await self._end(folder)
         message = f"passt does not serve {'/'.join(port.key)}: {said or 'it does not listen'}"
         raise Unavailable(message, reason=Reason.NETWORK_ERROR)
+
+    async def _is_joined(self, folder: Path) -> bool:
+        """Not by a hypervisor that has just ended: its passt may not have seen it yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                while self._is_alive(folder) and (await self._state(folder)).joined:
+                    await asyncio.sleep(_LOOK_S)
+                return False
+        return True
 
     async def _state(self, folder: Path) -> SocketState:
         return await in_thread(_socket_state, self._namespace, folder / SOCKET)
