@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 from urllib.parse import urlsplit
 
 import pytest
@@ -40,10 +41,11 @@ def example(live: Live, name: str) -> list[Object]:
 @pytest.fixture
 def applied(live: Live) -> Iterator[list[Object]]:
     """All examples but the quickstart's, which `make smoke` runs; taken away in the order that a user would."""
-    objects = [one for name in ("hypervisor", "pools", "volumes", "machine") for one in example(live, name)]
+    objects = [one for name in ("hypervisor", "pools", "networks", "volumes", "machine") for one in example(live, name)]
     live.apply(*objects)
     yield objects
     live.kubectl("delete", "vpvm,vpvol,vpact", "--all", "-n", "default", "--timeout=60s", timeout_s=90)
+    live.kubectl("delete", "vpnet", "--all", "-n", "default", "--timeout=60s", timeout_s=90)
     live.kubectl("delete", "vppool", "fast", "shared", "pretended", "--timeout=60s", timeout_s=90)
     live.kubectl("label", "vphv", f"{AGENT}-qemu", "zone-")
 
@@ -52,7 +54,14 @@ def test_the_examples_work_together(live: Live, applied: list[Object]) -> None:
     machine = live.wait_ready("web", "default")
     assert machine["status"]["placement"]["hypervisor"] == f"{AGENT}-qemu"
     assert [disk["name"] for disk in machine["status"]["placement"]["disks"]] == ["root", "data", "tools", "scratch"]
+    assert [(one["name"], one["macAddress"], one["ipAddresses"]) for one in machine["status"]["interfaces"]] == [
+        ("lan", "52:54:00:20:00:10", ["10.20.0.10", "fd00:20::1:10"]),
+        ("backstage", ANY, [ANY]),
+    ]
     eventually(lambda: GREETING in live.serial(machine))
+    served = {"lan": "Served", "backstage": "Served", "routed": "NoMachines", "office": "NoMachines"}
+    for name, reason in served.items():
+        live.wait_condition("vpnet", name, "default", reason)
     for name, file_format in {"web-data": "raw", "tools": "qcow2"}.items():
         volume = live.wait_condition("vpvol", name, "default", "Made")
         assert (volume["status"]["format"], volume["status"]["claim"]["vmName"]) == (file_format, "web")

@@ -180,7 +180,8 @@ class LinuxNetworks(NetworkDriver):
                 for uid, applied in self._applied.items()
                 if applied.transit is not None
             }
-            await self._host_rules.apply(routed)
+            # Of an agent without such networks there is no table.
+            await (self._host_rules.apply(routed) if routed else self._host_rules.remove())
 
     async def _addresses_of_host(self) -> list[IpAddress]:
         self._host_addresses = await self._uplinks.host_addresses()
@@ -198,7 +199,8 @@ class LinuxNetworks(NetworkDriver):
         while True:
             await asyncio.sleep(self._check_every_s)
             with contextlib.suppress(OSError, Unavailable):
-                if not await self._host_rules.check():
+                is_routed = any(applied.transit is not None for applied in self._applied.values())
+                if is_routed and not await self._host_rules.check():
                     await self._apply_host_rules()
                 if self._applied and await self._uplinks.host_addresses() != self._host_addresses:
                     for uid in self._applied:

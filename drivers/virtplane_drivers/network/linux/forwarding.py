@@ -29,6 +29,8 @@ def forward(host: NetworkStack, link: Link, *, ipv6: bool) -> list[Finding]:
                 forward_ipv6(host, devices)
         except OSError as error:
             findings.append(_not_forwarded(family, devices, error))
+    if not ipv6 and host.sysctl(own := f"net/ipv6/conf/{link.name}/force_forwarding") == "1":
+        host.set_sysctl(own, "0")  # the network had IPv6 before
     return findings
 
 

@@ -49,6 +49,9 @@ def router_sysctls(network: Network) -> Mapping[str, str]:
     """What holds of the whole namespace, by path below /proc/sys. New devices take the defaults."""
     routes = "0" if network.mode is NetworkMode.BRIDGE else "1"
     return {
+        # First: the kernel changes accept_redirects of all with it.
+        "net/ipv4/ip_forward": routes,
+        "net/ipv6/conf/all/forwarding": routes,
         # A new namespace takes IPv4's settings from the host, and IPv6's from the kernel: none is left to chance.
         "net/ipv4/conf/all/rp_filter": "0",
         "net/ipv4/conf/default/rp_filter": "1",
@@ -60,10 +63,8 @@ def router_sysctls(network: Network) -> Mapping[str, str]:
         "net/ipv4/conf/all/send_redirects": "0",
         "net/ipv4/conf/default/send_redirects": "0",
         "net/ipv4/conf/all/accept_source_route": "0",
-        "net/ipv4/ip_forward": routes,
         "net/ipv6/conf/default/disable_ipv6": "1",
         "net/ipv6/conf/default/accept_ra": "0",
-        "net/ipv6/conf/all/forwarding": routes,
         # Bridged frames are none of inet's business in a network without a firewall.
         "net/bridge/bridge-nf-call-iptables": "0",
         "net/bridge/bridge-nf-call-ip6tables": "0",

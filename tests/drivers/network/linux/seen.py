@@ -6,11 +6,11 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import Namespace
 from virtplane_drivers.attachment import TapAttachment
+from virtplane_drivers.network.linux.names import BRIDGE
 from virtplane_drivers.tap import open_tap
 
 _SETTINGS = ("rp_filter", "forwarding", "arp_ignore", "arp_announce", "accept_redirects", "send_redirects")
@@ -34,21 +34,18 @@ def routes(path: Path, device: str = "") -> set[str]:
     return found
 
 
-def state(path: Path) -> dict[str, Any]:
-    """All that makes a namespace what it is, without the numbers that the kernel chooses."""
+def state(path: Path) -> set[str]:
+    """All that makes a namespace what it is, a line for each, without the numbers that the kernel chooses."""
     namespace = Namespace(path)
-    found: dict[str, Any] = {"routes": routes(path)}
-    for name, link in namespace.links().items():
-        data = link.get("linkinfo", {}).get("info_data", {})
-        found[name] = {
-            "mac": link["address"] if name.startswith("br") else "",
-            "kind": link.get("linkinfo", {}).get("info_kind"),
-            "bridge": {key: data.get(key) for key in ("stp_state", "mcast_snooping")},
-            "up": "UP" in link["flags"],
-            **{key: link.get(key) for key in ("mtu", "ifalias", "master")},
-            "addresses": addresses(path, name),
-        }
-    found["settings"] = settings(namespace)
+    found = routes(path) | set(settings(namespace))
+    for link in namespace.ip("address", "show"):
+        name, data = link["ifname"], link.get("linkinfo", {}).get("info_data", {})
+        told = {key: link.get(key) for key in ("mtu", "ifalias", "master")}
+        told |= {key: data.get(key) for key in ("stp_state", "mcast_snooping")}
+        told |= {"kind": link.get("linkinfo", {}).get("info_kind"), "up": "UP" in link["flags"]}
+        told |= {"mac": link["address"]} if name == BRIDGE else {}
+        found |= {f"{name} {key} {value}" for key, value in told.items()}
+        found |= {f"{name} address {one['local']}/{one['prefixlen']}" for one in link["addr_info"]}
     return found
 
 

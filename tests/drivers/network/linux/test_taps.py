@@ -122,11 +122,9 @@ async def test_what_the_bridge_sends_to_a_guest_comes_out_of_a_descriptor(
 
 
 async def test_a_tap_says_nothing_of_its_own(attachment: TapAttachment) -> None:
-    with opened(attachment) as (descriptor,):
+    with opened(attachment):
         assert Namespace(attachment.namespace).sysctl(f"net/ipv6/conf/{attachment.name}/disable_ipv6") == "1"
         assert not Namespace(attachment.namespace).ip("address", "show", "dev", attachment.name)[0]["addr_info"]
-        with pytest.raises(BlockingIOError):
-            os.read(descriptor, 2048)
 
 
 @pytest.mark.parametrize("queues", [1, 2])

@@ -1,9 +1,9 @@
 """The rules of a router namespace: anti-spoofing of its bridge, and what the router lets through and serves.
 
 The router drops what its guests send to the host's own addresses by itself, so that they stay out of reach when
-somebody flushes the host's rules. It is also dropped what would go to another network's router: IPv4 link-local
-addresses are forwarded by nobody (RFC 3927, 2.7), and the transit addresses of all networks are among them, as is the
-metadata service of a host that is a cloud's machine itself.
+somebody flushes the host's rules. So is what would go to another network's router: IPv6 transits have one prefix, and
+IPv4 ones are link-local addresses, which nobody forwards (RFC 3927, 2.7); that also keeps guests from the metadata
+service of a host that is a cloud's machine itself. Another `transitCIDR` is to be among `host_addresses`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +14,7 @@ from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Ruleset, Table
 from virtplane_drivers.network.linux.rules.spoofing import spoofing_table
+from virtplane_drivers.network.linux.transit import IPV6_TRANSIT
 from virtplane_drivers.network.linux.values import Transit
 
 _NEVER_FORWARDED = (
@@ -21,6 +22,7 @@ _NEVER_FORWARDED = (
     IPv4Network("169.254.0.0/16"),
     IPv6Network("::1/128"),
     IPv6Network("fe80::/10"),
+    IPV6_TRANSIT,
 )
 _FROM_GUESTS, _TO_GUESTS = f'iifname "{names.BRIDGE}"', f'oifname "{names.BRIDGE}"'
 _FROM_HOST, _TO_HOST = f'iifname "{names.UPLINK}"', f'oifname "{names.UPLINK}"'

@@ -35,7 +35,7 @@ class Capture:
         try:
             while True:
                 received, address = self._socket.recvfrom(9000)
-                if address[2] != socket.PACKET_OUTGOING:  # type: ignore[attr-defined]
+                if address[2] != socket.PACKET_OUTGOING:
                     self._trailers.add(received[-TRAILER_BYTES:])
                     self._socket.settimeout(0)
         except (TimeoutError, BlockingIOError):

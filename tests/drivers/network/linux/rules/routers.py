@@ -9,6 +9,7 @@ from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, Host, Namespa
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Network, Port, PortForward, Subnet
 from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.transit import transit_at
 from virtplane_drivers.network.linux.values import Transit
 
 GATEWAY_IPV4, GATEWAY_IPV6 = "10.0.0.1", "fd00::1"
@@ -33,8 +34,7 @@ def network(uid: str, *ports: Port, mode: NetworkMode = NetworkMode.NAT) -> Netw
 
 def transit(number: int) -> Transit:
     """The addresses of the host's veth of that number."""
-    ipv4, ipv6 = IPv4Address("169.254.64.0") + 2 * number, IPv6Address("fd76::") + 2 * number
-    return Transit(ipv4, ipv4 + 1, ipv6, ipv6 + 1)
+    return transit_at(IPv4Address("169.254.64.0") + 2 * number)
 
 
 @dataclass
@@ -58,7 +58,12 @@ class Router:
     def guest(self, one: Port) -> Namespace:
         """A stand-in for the guest of a port, with the port's addresses and default routes."""
         addresses = [f"{address}/{24 if address.version == 4 else 64}" for address in one.addresses]
-        gateways = [str(subnet.gateway) for subnet in self.network.subnets]
+        versions = {address.version for address in one.addresses}
+        gateways = [
+            str(subnet.gateway)
+            for subnet in self.network.subnets
+            if subnet.cidr.version in versions and subnet.gateway not in one.addresses
+        ]
         return self.host.guest(self.path, one.mac, *addresses, gateways=tuple(gateways), port=names.tap_name(one))
 
 
