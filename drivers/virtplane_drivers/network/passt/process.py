@@ -5,7 +5,6 @@ stands there too, so whether it is as it is to be needs no record.
 """
 
 import contextlib
-import itertools
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from virtplane_drivers.hypervisor.qemu.users import Users, find_users
 from virtplane_drivers.network.contract import Network, Port
 
 PROGRAM, SOCKET, OUTPUT = "passt", "socket", "output"
+_AT_SOCKET = "--socket="
 FIRST_USER = 2_010_000_000
 """As unused by anybody as those of machines, which end before it."""
 _MAX_OUTPUT_BYTES = 1 << 16
@@ -44,7 +44,7 @@ class Found:
 
 def arguments(network: Network, port: Port, folder: Path) -> list[str]:
     """What a passt is told of its port. `--no-map-gw`: else a guest would reach the host's own loopback by it."""
-    told = ["-f", "-q", "-s", str(folder / SOCKET), "--no-map-gw", "-m", str(network.mtu)]
+    told = ["-f", "-q", f"{_AT_SOCKET}{folder / SOCKET}", "--no-map-gw", "-m", str(network.mtu)]
     told += ["-l", str(folder / "log"), "--log-size", str(_MAX_OUTPUT_BYTES)]
     families = {subnet.cidr.version: subnet for subnet in network.subnets}
     if len(families) == 1:
@@ -93,21 +93,15 @@ def running_below(folder: Path, known: Users) -> list[Found]:
     """All with a socket in `<folder>/<network>/<port>`."""
     found = []
     for pid, words in command_lines().items():
-        socket = _after(words, "-s")
-        if socket is None or socket.name != SOCKET or socket.parents[2:3] != (folder,):
+        named = [Path(word.removeprefix(_AT_SOCKET)) for word in words if word.startswith(_AT_SOCKET)]
+        socket = named[0] if len(named) == 1 else Path()
+        if socket.name != SOCKET or socket.parents[2:3] != (folder,):
             continue
         with contextlib.suppress(ProcessLookupError):
             user, ticks = user_of(pid), start_ticks(pid)
             if user is not None and ticks is not None and known.may_be(user, user_key(socket.parent)):
                 found.append(Found(socket.parent, ProcessIdentity(boot_id(), pid, ticks), tuple(words[1:-1])))
     return found
-
-
-def _after(words: Sequence[str], option: str) -> Path | None:
-    for one, following in itertools.pairwise(words):
-        if one == option:
-            return Path(following)
-    return None
 
 
 @dataclass(frozen=True, slots=True)

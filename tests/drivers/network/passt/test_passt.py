@@ -55,7 +55,7 @@ class UserHost:
         return PasstNetworks(self.folder / "run", host_namespace=self.host.machine.path)
 
     def pids(self) -> list[int]:
-        below = f"{self.folder}/run/passt/"
+        below = f"--socket={self.folder}/run/passt/"
         return [pid for pid, words in command_lines().items() if any(word.startswith(below) for word in words)]
 
 
