@@ -1,0 +1,244 @@
+"""Networks of mode User: for each port a passt, which outlives the agent and the hypervisors that join it.
+
+::
+
+    <runtime>/passt/<network>/<port>/     port.json (which one), socket, log, output
+
+Guests of one network do not meet: each speaks to the outside alone, as a program of the host would. That is all that
+can be had without root.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers import netns
+from virtplane_drivers.attachment import StreamAttachment
+from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.errors import Refused, Unavailable
+from virtplane_drivers.hints import Hints
+from virtplane_drivers.hypervisor.qemu.process import GuestProcess, find, watch_child
+from virtplane_drivers.network.contract import (
+    NO_NETWORK,
+    Network,
+    NetworkDriver,
+    NetworkFacts,
+    NetworkState,
+    ObservedNetwork,
+    Port,
+)
+from virtplane_drivers.network.passt import process
+from virtplane_drivers.network.passt.process import OUTPUT, PROGRAM, SOCKET, SocketState
+
+START_TIMEOUT_S = 10.0
+DEATH_TIMEOUT_S = 5.0
+_LOOK_S = 0.005
+_FAREWELL_S = 1.0
+_PORT = "port.json"
+_MAX_SOCKET_PATH_BYTES = 107
+"""unix(7)."""
+
+
+class PasstNetworks(NetworkDriver):
+    """Networks of the host that this process runs on, or of the one whose namespace is given."""
+
+    name = "passt"
+
+    def __init__(self, runtime_folder: Path, *, host_namespace: Path | None = None) -> None:
+        self._folder = runtime_folder.absolute() / "passt"
+        self._namespace = host_namespace
+        self._users = process.users()
+        self._running: dict[Path, tuple[GuestProcess, tuple[str, ...]]] = {}
+        self._watchers: dict[Path, asyncio.Task[None]] = {}
+        self._hints = Hints()
+
+    async def __aenter__(self) -> Self:
+        for found in await in_thread(process.running_below, self._folder, self._users):
+            if (adopted := find(found.identity)) is not None:
+                self._watch(found.folder, adopted, found.argv)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for folder in list(self._running):
+            self._let_go(folder)
+
+    async def probe(self) -> NetworkFacts:
+        """Mode User, where there is passt."""
+        if await in_thread(shutil.which, PROGRAM) is None:
+            return NetworkFacts(frozenset(), {f"Network{NetworkMode.USER}": f"not installed: {PROGRAM}"})
+        return NetworkFacts(frozenset({NetworkMode.USER}))
+
+    async def inventory(self) -> tuple[str, ...]:
+        """Networks that have a folder, or a process whose folder was lost."""
+        named = {folder.parent.name for folder in self._running}
+        return tuple(sorted(named | set(await in_thread(_names, self._folder))))
+
+    async def observe(self, uid: str) -> ObservedNetwork:
+        """Which of its ports are served."""
+        ports = await in_thread(_ports, self._folder / uid)
+        if ports is None:
+            return NO_NETWORK
+        served = frozenset(key for folder, key in ports.items() if self._is_alive(folder))
+        if len(served) == len(ports):
+            return ObservedNetwork(NetworkState.READY, ports=served)
+        lost = sorted("/".join(key) for key in set(ports.values()) - served)
+        message = f"passt of {', '.join(lost)} ended; it is started again"
+        return ObservedNetwork(NetworkState.FAILED, Reason.NETWORK_ERROR, message, served)
+
+    async def apply(self, network: Network) -> None:
+        """A passt that is as it is to be is left alone; any other is ended, and its guest's connections with it."""
+        if network.mode is not NetworkMode.USER:
+            raise Refused(f"passt has no networks of mode {network.mode}", reason=Reason.NETWORK_INVALID)
+        wanted = {self._port_folder(network.uid, port): port for port in network.ports}
+        try:
+            await in_thread(_make_folder, self._folder / network.uid)
+            for folder in await in_thread(_port_folders, self._folder / network.uid):
+                if folder not in wanted:
+                    await self._end(folder)
+            for folder, port in wanted.items():
+                told = tuple(process.arguments(network, port, folder))
+                if not self._is_alive(folder) or self._running[folder][1] != told:
+                    await self._start(folder, port, told)
+        except OSError as error:
+            raise Unavailable(f"network {network.namespace}/{network.name}: {error}") from error
+
+    async def attachment(self, network: Network, port: Port) -> StreamAttachment:
+        """The socket that passt listens at: for one hypervisor, and after it for the next."""
+        return StreamAttachment(self._port_folder(network.uid, port) / SOCKET)
+
+    async def remove(self, uid: str) -> None:
+        """While one is joined: not."""
+        folders = {folder for folder in self._running if folder.parent.name == uid}
+        for folder in folders:
+            if await self._is_joined(folder):
+                message = f"network {uid} is held by a running machine at {folder / SOCKET}"
+                raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
+        for folder in folders | set(await in_thread(_port_folders, self._folder / uid)):
+            await self._end(folder)
+        with contextlib.suppress(FileNotFoundError):
+            await in_thread(shutil.rmtree, self._folder / uid)
+
+    def events(self) -> AsyncIterator[str]:
+        """UIDs of networks of which a passt ended."""
+        return aiter(self._hints)
+
+    def _port_folder(self, uid: str, port: Port) -> Path:
+        return self._folder / uid / hashlib.sha256("/".join(port.key).encode()).hexdigest()[:12]
+
+    def _is_alive(self, folder: Path) -> bool:
+        return folder in self._running and self._running[folder][0].is_alive
+
+    async def _start(self, folder: Path, port: Port, told: tuple[str, ...]) -> None:
+        if len(os.fsencode(folder / SOCKET)) > _MAX_SOCKET_PATH_BYTES:
+            message = f"{folder / SOCKET} is longer than a socket's path may be: give the agent a shorter --runtime-dir"
+            raise Unavailable(message, reason=Reason.NETWORK_ERROR, retry_after_s=60.0)
+        await self._end(folder)
+        user = self._users.choose(process.user_key(folder), ())
+        await in_thread(_make_port_folder, folder, port, user)
+        child = await in_thread(process.start, told, folder, user, self._namespace)
+        self._watch(folder, watch_child(child), told)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while self._is_alive(folder):
+                    if (await self._state(folder)).listens:
+                        return
+                    await asyncio.sleep(_LOOK_S)
+        said = await in_thread(_last_words, folder)
+        await self._end(folder)
+        message = f"passt does not serve {'/'.join(port.key)}: {said or 'it does not listen'}"
+        raise Unavailable(message, reason=Reason.NETWORK_ERROR)
+
+    async def _is_joined(self, folder: Path) -> bool:
+        """Not by a hypervisor that has just ended: its passt may not have seen it yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                while self._is_alive(folder) and (await self._state(folder)).joined:  # noqa: ASYNC110  # no event tells of it
+                    await asyncio.sleep(_LOOK_S)
+                return False
+        return True
+
+    async def _state(self, folder: Path) -> SocketState:
+        return await in_thread(_socket_state, self._namespace, folder / SOCKET)
+
+    async def _end(self, folder: Path) -> None:
+        if folder in self._running:
+            dying = self._running[folder][0]
+            self._watchers[folder].cancel()
+            dying.kill()
+            if not await dying.wait(DEATH_TIMEOUT_S):
+                raise Unavailable(f"passt (pid {dying.identity.pid}) does not die", reason=Reason.PROCESS_STUCK)
+            self._let_go(folder)
+        with contextlib.suppress(FileNotFoundError):
+            await in_thread(shutil.rmtree, folder)
+
+    def _watch(self, folder: Path, watched: GuestProcess, told: tuple[str, ...]) -> None:
+        async def tell() -> None:
+            await watched.dead.wait()
+            self._hints.add(folder.parent.name)
+
+        self._running[folder] = (watched, told)
+        self._watchers[folder] = asyncio.create_task(tell(), name=f"passt of {folder.parent.name}/{folder.name}")
+
+    def _let_go(self, folder: Path) -> None:
+        self._watchers.pop(folder).cancel()
+        self._running.pop(folder)[0].let_go()
+
+
+def _socket_state(namespace: Path | None, path: Path) -> SocketState:
+    if namespace is not None:  # entering even one's own takes root
+        netns.enter(namespace)
+    return process.socket_state(path)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def _port_folders(network_folder: Path) -> list[Path]:
+    return [network_folder / name for name in _names(network_folder)]
+
+
+def _ports(network_folder: Path) -> dict[Path, tuple[str, str]] | None:
+    """Folder -> key; None: there is no such network."""
+    if not network_folder.is_dir():
+        return None
+    found = {}
+    for folder in _port_folders(network_folder):
+        with contextlib.suppress(OSError, ValueError):  # of an agent that was killed in between
+            machine_uid, interface = json.loads((folder / _PORT).read_text())
+            found[folder] = (str(machine_uid), str(interface))
+    return found
+
+
+def _make_folder(network_folder: Path) -> None:
+    for folder in (network_folder.parent, network_folder):
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        folder.chmod(0o711)
+
+
+def _make_port_folder(folder: Path, port: Port, user: int | None) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / _PORT).write_text(json.dumps(port.key))
+    if user is not None:
+        os.chown(folder, user, user)
+
+
+def _last_words(folder: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        lines = (folder / OUTPUT).read_text(errors="replace").splitlines()
+        return "; ".join(line for line in lines if line and "syslog" not in line)[-500:]
+    return ""
