@@ -211,9 +211,14 @@ DISCOVERY = [
     ),
     Case("advertisement from another's address", _nd(B6, f.ALL_NODES, _ADVERT), _nd(A6, f.ALL_NODES, _ADVERT)),
     Case(
-        "advertisement behind options",
-        _behind_options(f.discovery(f.ADVERT, A6)),
-        _nd(A6, f.ALL_NODES, f.discovery(f.ADVERT, A6)),
+        "solicitation with a second option",
+        _nd(A6, B6, f.discovery(f.SOLICIT, B6, _OWN_OPTION, _OTHER_OPTION)),
+        _nd(A6, B6, _SOLICIT),
+    ),
+    Case(
+        "DAD with a MAC behind its nonce",
+        _nd("::", f.ALL_NODES, f.discovery(f.SOLICIT, A6, _NONCE, _OTHER_OPTION)),
+        _nd("::", f.ALL_NODES, f.discovery(f.SOLICIT, A6, _NONCE)),
     ),
     Case(
         "solicitation with another's MAC", _nd(A6, B6, f.discovery(f.SOLICIT, B6, _OTHER_OPTION)), _nd(A6, B6, _SOLICIT)
@@ -238,6 +243,11 @@ DISCOVERY = [
         "router solicitation with another's MAC",
         _nd(A_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT, bytes(4) + _OTHER_OPTION)),
         _nd(A_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT, bytes(4) + _OWN_OPTION)),
+    ),
+    Case(
+        "router solicitation of a link-local address of another",
+        _nd(B_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT, bytes(4) + _OWN_OPTION)),
+        _nd(A_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT)),
     ),
     Case(
         "router solicitation of another",
