@@ -22,10 +22,9 @@ The router's own MAC and addresses are in none of the sets, whatever a port clai
 A family that the network does not manage, and of which the port has no address, is free (free_ipv4, free_ipv6): only
 the MAC counts there, and still no DHCP server and no router advertisement.
 
-Neighbour discovery is recognised by its exact length, so that there is one option at most and it is where it is
-looked for; that also leaves out extension headers, which RFC 6980 forbids only in part. Link-local addresses are not
-claimed by anybody: a guest may make up its own (RFC 7217). The one that goes with the MAC of a port, or of the router,
-is taken, and is nobody else's.
+Messages of neighbour discovery pass with one option at most, as their length says, so that it is where it is looked
+for. Link-local addresses are not claimed by anybody: a guest may make up its own (RFC 7217). The one that goes with the
+MAC of a port, or of the router, is taken, and is nobody else's.
 """
 
 from collections.abc import Iterable, Iterator
@@ -194,7 +193,6 @@ _FROM_SOURCE_IPV6 = (
 )
 _IS_FREE_LINK_LOCAL = "@th,64,10 0x3fa @th,64,128 != @taken_target"
 _FROM_SOLICIT = (
-    "ip6 nexthdr != icmpv6 drop",
     "ip6 length != { 24, 32 } drop",
     "ip6 saddr != :: ip6 length 32 iifname . @th,192,64 != @nd_option drop",
     "ip6 saddr != :: goto from_source_ipv6",
@@ -205,7 +203,6 @@ _FROM_SOLICIT = (
     "drop",
 )
 _FROM_ADVERT = (
-    "ip6 nexthdr != icmpv6 drop",
     "ip6 length != { 24, 32 } drop",
     "ip6 length 32 iifname . @th,192,64 != @nd_option drop",
     "iifname . @th,64,128 @nd_target goto from_source_ipv6",
@@ -213,7 +210,6 @@ _FROM_ADVERT = (
     "drop",
 )
 _FROM_ROUTER_SOLICIT = (
-    "ip6 nexthdr != icmpv6 drop",
     "ip6 saddr :: ip6 length 8 accept",
     "ip6 length 8 goto from_source_ipv6",
     "ip6 length 16 iifname . @th,64,64 @nd_option goto from_source_ipv6",

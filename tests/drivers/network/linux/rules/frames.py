@@ -28,9 +28,12 @@ def tagged(untagged: bytes, ether_type: int = VLAN, vlan: int = 0) -> bytes:
     return untagged[:12] + struct.pack("!HH", ether_type, vlan) + untagged[12:]
 
 
-def arp(sender_mac: str, sender: str, target: str, operation: int = 1) -> bytes:
+def arp(
+    sender_mac: str, sender: str, target: str, operation: int = 1, *, kinds: tuple[int, int, int, int] = (1, IPV4, 6, 4)
+) -> bytes:
+    """`kinds`: of hardware and protocol, and how long their addresses are said to be."""
     addresses = mac_bytes(sender_mac), IPv4Address(sender).packed, bytes(6), IPv4Address(target).packed
-    return struct.pack("!HHBBH", 1, IPV4, 6, 4, operation) + b"".join(addresses)
+    return struct.pack("!HHBBH", *kinds, operation) + b"".join(addresses)
 
 
 def ipv4(source: str, target: str, protocol: int, payload: bytes, fragment: int = 0) -> bytes:

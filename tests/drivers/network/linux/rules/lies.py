@@ -53,6 +53,7 @@ _HIDDEN_MAC = bytes(4) + bytes.fromhex(A_MAC.replace(":", ""))
 _OWN_OPTION, _OTHER_OPTION = f.option(f.SOURCE_OPTION, A_MAC), f.option(f.SOURCE_OPTION, B_MAC)
 _OWN_TARGET, _OTHER_TARGET = f.option(f.TARGET_OPTION, A_MAC), f.option(f.TARGET_OPTION, B_MAC)
 _NONCE = f.option(f.NONCE_OPTION, "01:02:03:04:05:06")
+_ARP_REQUEST = _arp(f.arp(A_MAC, A4, B4))
 _ADVERT = f.discovery(f.ADVERT, A6, _OWN_TARGET)
 _SOLICIT = f.discovery(f.SOLICIT, B6, _OWN_OPTION)
 _PING6 = f.icmpv6(128)
@@ -87,6 +88,10 @@ ARP = [
     Case("ARP with the router's MAC inside", _arp(f.arp(ROUTER_MAC, A4, B4)), _arp(f.arp(A_MAC, A4, B4))),
     Case("ARP announcement of another", _arp(f.arp(A_MAC, B4, B4)), _arp(f.arp(A_MAC, A4, A4))),
     Case("ARP probe for another's", _arp(f.arp(A_MAC, "0.0.0.0", B4)), _arp(f.arp(A_MAC, "0.0.0.0", A4))),  # noqa: S104
+    *(
+        Case(f"ARP that is not of IPv4 over Ethernet: {kinds}", _arp(f.arp(A_MAC, A4, B4, kinds=kinds)), _ARP_REQUEST)
+        for kinds in ((6, f.IPV4, 6, 4), (1, f.IPV6, 6, 4), (1, f.IPV4, 8, 4), (1, f.IPV4, 6, 16))
+    ),
     Case("ARP of an unknown operation", _arp(f.arp(A_MAC, A4, B4, 9)), _arp(f.arp(A_MAC, A4, B4, 2))),
 ]
 IPV4 = [
@@ -96,6 +101,8 @@ IPV4 = [
     Case("IPv4 of elsewhere", _ip4(f.datagram("198.51.100.1", B4)), _ip4(OWN_4)),
     Case("IPv4 without a source", _ip4(f.datagram("0.0.0.0", "255.255.255.255")), _ip4(_DHCP)),  # noqa: S104
     Case("DHCP server", _ip4(f.datagram(A4, B4, 67, 68)), _ip4(OWN_4)),
+    Case("DHCP server to a relay", _ip4(f.datagram(A4, B4, 67, 5001)), _ip4(OWN_4)),
+    Case("DHCPv6 server to a relay", _ip6(f.datagram(A6, B6, 547, 5001)), _ip6(OWN_6)),
     Case("DHCP answer from another port", _ip4(f.datagram(A4, B4, 6767, 68)), _ip4(OWN_4)),
     Case("DHCP for another's MAC", _ip4(_OTHER_DHCP), _ip4(_DHCP)),
     Case(
@@ -204,9 +211,14 @@ DISCOVERY = [
     ),
     Case("advertisement from another's address", _nd(B6, f.ALL_NODES, _ADVERT), _nd(A6, f.ALL_NODES, _ADVERT)),
     Case(
-        "advertisement behind options",
-        _behind_options(f.discovery(f.ADVERT, A6)),
-        _nd(A6, f.ALL_NODES, f.discovery(f.ADVERT, A6)),
+        "solicitation with a second option",
+        _nd(A6, B6, f.discovery(f.SOLICIT, B6, _OWN_OPTION, _OTHER_OPTION)),
+        _nd(A6, B6, _SOLICIT),
+    ),
+    Case(
+        "DAD with a MAC behind its nonce",
+        _nd("::", f.ALL_NODES, f.discovery(f.SOLICIT, A6, _NONCE, _OTHER_OPTION)),
+        _nd("::", f.ALL_NODES, f.discovery(f.SOLICIT, A6, _NONCE)),
     ),
     Case(
         "solicitation with another's MAC", _nd(A6, B6, f.discovery(f.SOLICIT, B6, _OTHER_OPTION)), _nd(A6, B6, _SOLICIT)
@@ -231,6 +243,11 @@ DISCOVERY = [
         "router solicitation with another's MAC",
         _nd(A_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT, bytes(4) + _OTHER_OPTION)),
         _nd(A_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT, bytes(4) + _OWN_OPTION)),
+    ),
+    Case(
+        "router solicitation of a link-local address of another",
+        _nd(B_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT, bytes(4) + _OWN_OPTION)),
+        _nd(A_LOCAL, f.ALL_ROUTERS, f.icmpv6(f.ROUTER_SOLICIT)),
     ),
     Case(
         "router solicitation of another",

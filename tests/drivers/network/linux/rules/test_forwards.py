@@ -1,8 +1,9 @@
 """Ports of the host that lead to guests."""
 
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, ne
 from tests.drivers.network.linux.rules.services import PORT, reaches, seen_as, service
 from virtplane_api.vocabulary import ForwardProtocol
 from virtplane_drivers.network.contract import Port, PortForward
-from virtplane_drivers.network.linux.rules import HostRules, RouterRules, end_flows
+from virtplane_drivers.network.linux.rules import HostRules, RouterRules, end_flows, end_forwards
 
 TCP_PORT, UDP_PORT = 8080, 5353
 FORWARDS = (PortForward(ForwardProtocol.TCP, TCP_PORT, PORT), PortForward(ForwardProtocol.UDP, UDP_PORT, PORT))
@@ -137,6 +138,38 @@ async def test_flows_of_an_address_end_with_it_and_those_of_others_do_not(forwar
         known = flows(forwarding.router)
         assert {str(address) in known for address in one.addresses} == {False}
         assert {str(address) in known for address in other.addresses} == {True}
+
+
+async def test_a_flow_through_a_forward_goes_on_until_it_is_ended_and_others_of_the_guest_do_not_end(
+    forwarding: Forwarding,
+) -> None:
+    one, outside = port(2, forwards=FORWARDS), forwarding.host.outside
+    await forwarding.apply(one)
+    with forwarding.guest(one) as guest, service(outside):
+        ipv4_udp = outside.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        with closing(ipv4_udp) as client:
+            client.settimeout(0.5)
+            reaches(outside, HOST_IPV4, UDP_PORT, udp=True)  # the neighbours are known
+            client.connect((HOST_IPV4, UDP_PORT))
+            assert is_answered(client)
+            own = guest.inside(lambda: socket.create_connection((OUTSIDE_IPV4, PORT)))
+            await forwarding.apply(replace(one, forwards=FORWARDS[:1]))
+            assert is_answered(client)
+            assert forwarding.router.transit is not None
+            machine = forwarding.host.machine.path
+            await end_forwards(forwarding.router.path, machine, forwarding.router.transit, FORWARDS[1:])
+            assert not is_answered(client)
+            assert OUTSIDE_IPV4 in flows(forwarding.router)
+            own.close()
+
+
+def is_answered(client: socket.socket) -> bool:
+    """Whether one question is; its port stays the same."""
+    client.send(b"?")
+    try:
+        return bool(client.recv(99))
+    except (TimeoutError, ConnectionRefusedError):
+        return False
 
 
 def flows(router: Router) -> set[str]:
