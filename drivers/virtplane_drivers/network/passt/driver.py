@@ -21,12 +21,12 @@ from typing import Self
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
-from virtplane_drivers import netns
 from virtplane_drivers.attachment import StreamAttachment
-from virtplane_drivers.blocking import in_thread
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.hints import Hints
-from virtplane_drivers.hypervisor.qemu.process import GuestProcess, find, watch_child
+from virtplane_drivers.host import netns
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.process import GuestProcess, find, watch_child
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
     Network,

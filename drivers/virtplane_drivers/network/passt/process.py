@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtplane_api.vocabulary import ForwardProtocol
-from virtplane_drivers.hypervisor.qemu.process import (
+from virtplane_drivers.host.process import (
     ProcessIdentity,
     boot_id,
     command_lines,
@@ -19,7 +19,7 @@ from virtplane_drivers.hypervisor.qemu.process import (
     start_ticks,
     user_of,
 )
-from virtplane_drivers.hypervisor.qemu.users import Users, find_users
+from virtplane_drivers.host.users import Users, find_users
 from virtplane_drivers.network.contract import Network, Port
 
 PROGRAM, SOCKET, OUTPUT = "passt", "socket", "output"

@@ -21,7 +21,7 @@ from tests.drivers.network.linux.dnsmasq.reachable_folder import folder_until_we
 from tests.drivers.network.linux.host import Host, new_host
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
 from virtplane_drivers.errors import Refused, Unavailable
-from virtplane_drivers.hypervisor.qemu.process import command_lines
+from virtplane_drivers.host.process import command_lines
 from virtplane_drivers.network.contract import Network, NetworkState, Port, PortForward, Subnet
 from virtplane_drivers.network.passt import PasstNetworks
 
