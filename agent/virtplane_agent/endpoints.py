@@ -17,6 +17,7 @@ from virtplane_drivers.attachment import (
     FakeNicAttachment,
     FileAttachment,
     NicAttachment,
+    StreamAttachment,
     TapAttachment,
 )
 from virtplane_drivers.hypervisor.contract import Facts, HypervisorDriver
@@ -26,7 +27,7 @@ from virtplane_drivers.storage.contract import StorageDriver
 STORAGE_DRIVERS: Mapping[str, tuple[str, ...]] = {"qemu": ("directory",), "fake": ("fake",)}
 """Hypervisor driver -> the kinds of storage that the agent opens for it."""
 
-NETWORK_DRIVERS: Mapping[str, tuple[str, ...]] = {"qemu": ("linux",), "fake": ("fake",)}
+NETWORK_DRIVERS: Mapping[str, tuple[str, ...]] = {"qemu": ("linux", "passt"), "fake": ("fake",)}
 """Hypervisor driver -> the networks that the agent opens for it; of two that have a mode the first is used."""
 
 HYPERVISOR_DRIVERS = tuple(STORAGE_DRIVERS)
@@ -34,7 +35,11 @@ HYPERVISOR_DRIVERS = tuple(STORAGE_DRIVERS)
 GIVES: Mapping[str, type[Attachment]] = {"directory": FileAttachment, "fake": FakeAttachment}
 """Storage driver -> how its volumes are reached."""
 
-JOINED_BY: Mapping[str, type[NicAttachment]] = {"linux": TapAttachment, "fake": FakeNicAttachment}
+JOINED_BY: Mapping[str, type[NicAttachment]] = {
+    "linux": TapAttachment,
+    "passt": StreamAttachment,
+    "fake": FakeNicAttachment,
+}
 """Network driver -> how its ports are joined."""
 
 DEFAULT_TRANSIT_CIDR = IPv4Network("169.254.64.0/18")
@@ -160,6 +165,10 @@ def _network(name: str, settings: Settings) -> NetworkDriver:
                 transit_cidr=settings.transit_cidr,
                 host_namespace=settings.host_network_namespace,
             )
+        case "passt":
+            from virtplane_drivers.network.passt.driver import PasstNetworks  # noqa: PLC0415
+
+            return PasstNetworks(settings.runtime_folder, host_namespace=settings.host_network_namespace)
         case "fake":
             from virtplane_drivers.network.fake import FakeNetworks  # noqa: PLC0415
 

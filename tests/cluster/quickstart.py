@@ -58,8 +58,8 @@ class Quickstart:
         self._stack = ExitStack()
         self._applied = False
         self._installed = False
-        self._has_network = os.geteuid() == 0
-        """Networks of mode NAT take root."""
+        self._is_root = os.geteuid() == 0
+        """Networks of mode NAT take root; other users get one of mode User."""
         self._page_url = ""
 
     def __enter__(self) -> Self:
@@ -121,7 +121,8 @@ class Quickstart:
         )
         self.system.start_operator()
         self.system.start_agent(AGENT, ["qemu"], "--allow-source", self._server.address)
-        if self._has_network:
+        self._page_url = f"http://127.0.0.1:{HOST_PORT}/"
+        if self._is_root:
             # The network is in a namespace of its own, so that nothing of this machine's is changed.
             relay = relayed(self.system.host(AGENT), "127.0.0.1", HOST_PORT)
             self._page_url = f"http://127.0.0.1:{self._stack.enter_context(relay)}/"
@@ -133,8 +134,8 @@ class Quickstart:
         source = machine["spec"]["disks"][0]["volume"]["source"]["http"]
         source["url"] = self._server.url(self._image.name)
         source["checksum"] = f"sha256:{hashlib.sha256(self._image.read_bytes()).hexdigest()}"
-        if not self._has_network:
-            del machine["spec"]["interfaces"]
+        if not self._is_root:
+            network["spec"]["mode"] = "User"
         return str(yaml.safe_dump_all([pool, network, machine], sort_keys=False))
 
     def boot(self) -> None:
@@ -148,10 +149,7 @@ class Quickstart:
         say(f"Ready after {time.monotonic() - began:.1f} s; its serial console:")
         self._show_console()
         say(f"the guest is up, {time.monotonic() - began:.1f} s after the apply")
-        if self._has_network:
-            say(f"its page, by way of its network: {self._page()}")
-        else:
-            say("it has no network: networks of mode NAT take root (sudo make run)")
+        say(f"its page, by way of its network: {self._page()}")
 
     def remove(self) -> None:
         """Delete the machine, and see that nothing of it is left."""
@@ -231,8 +229,6 @@ class Quickstart:
     def next_steps(self) -> str:
         """What the user may type now."""
         kubectl = self._cluster.kubectl_program
-        page = f"  curl {self._page_url}  # port {HOST_PORT} of the agent's host leads to port 80 of the guest\n"
-        page = page if self._has_network else ""
         return f"""
 Now it is yours. In another terminal:
 
@@ -242,7 +238,8 @@ Now it is yours. In another terminal:
   kubectl explain vpvm.spec  # and vpact.spec: resets, screenshots, commands in the guest
   kubectl patch vpvm {MACHINE} --type=merge -p '{{"spec":{{"powerState":"Stopped"}}}}'
   kubectl describe vpvm {MACHINE}
-{page}  tail -f {self.system.state_folder(AGENT)}/qemu/*/serial.log
+  curl {self._page_url}  # port {HOST_PORT} of the agent's host leads to port 80 of the guest
+  tail -f {self.system.state_folder(AGENT)}/qemu/*/serial.log
 
 Logs: {self.system.directory}/*.log
 Ctrl-C here ends and removes everything.

@@ -18,6 +18,16 @@ from tests.cluster.system_packages import SEARCH_PATH
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import Namespace
 
+_HOST = " && ".join(
+    (
+        "ip link set lo up",
+        "ip link add eth0 type veth peer name nowhere",
+        "ip link set eth0 up",
+        "ip link set nowhere up",
+        "ip address add 203.0.113.2/24 dev eth0",
+        "ip route add default via 203.0.113.1",
+    )
+)
 SYSTEM_NAMESPACE = "virtplane-system"
 OPERATOR = "operator"
 
@@ -60,10 +70,10 @@ class System:
     def host(self, agent: str) -> Namespace:
         """The network namespace that the networks of an agent lead out through: nothing of this machine's is touched.
 
-        It has a loopback and no way out; it is kept over restarts of the agent.
+        It has a loopback and a way out that leads nowhere; it is kept over restarts of the agent.
         """
         if agent not in self._hosts:
-            argv = ["unshare", "--net", "--", "sh", "-c", "ip link set lo up && exec sleep infinity"]
+            argv = ["unshare", "--net", "--", "sh", "-c", f"{_HOST} && exec sleep infinity"]
             name = f"{agent}-network"
             pid = self._supervisor.start(name, argv, self.directory / f"{name}.log", _path())
             self._hosts[agent] = Namespace(Path(f"/proc/{pid}/ns/net"))

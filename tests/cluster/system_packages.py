@@ -13,13 +13,23 @@ from collections.abc import Mapping
 PACKAGE_OF: Mapping[str, str] = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
+}
+"""The package that brings a command that the quickstart needs."""
+ROOTS_PACKAGE_OF: Mapping[str, str] = {
     "nft": "nftables",
     "dnsmasq": "dnsmasq-base",
     "conntrack": "conntrack",
     "ip": "iproute2",
 }
-"""The package that brings a command that the quickstart needs."""
-TESTS_PACKAGE_OF: Mapping[str, str] = {**PACKAGE_OF, "qemu-ga": "qemu-guest-agent"}
+"""What it needs as root besides: its network is of mode NAT."""
+USERS_PACKAGE_OF: Mapping[str, str] = {"passt": "passt"}
+"""What it needs as another user: its network is of mode User."""
+TESTS_PACKAGE_OF: Mapping[str, str] = {
+    **PACKAGE_OF,
+    **ROOTS_PACKAGE_OF,
+    **USERS_PACKAGE_OF,
+    "qemu-ga": "qemu-guest-agent",
+}
 """The same for the tests, so that `make run` puts no guest agent on anybody's machine."""
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -34,6 +44,11 @@ def missing_packages(package_of: Mapping[str, str] = PACKAGE_OF, path: str = SEA
 def install_command(packages: list[str]) -> list[str]:
     """The command line that installs them, for root."""
     return ["apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *packages]
+
+
+def of_the_quickstart() -> Mapping[str, str]:
+    """For the user that asks."""
+    return {**PACKAGE_OF, **(ROOTS_PACKAGE_OF if os.geteuid() == 0 else USERS_PACKAGE_OF)}
 
 
 def main(package_of: Mapping[str, str] = PACKAGE_OF) -> int:
@@ -62,4 +77,4 @@ def main(package_of: Mapping[str, str] = PACKAGE_OF) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(TESTS_PACKAGE_OF if sys.argv[1:] == ["--tests"] else PACKAGE_OF))
+    sys.exit(main(TESTS_PACKAGE_OF if sys.argv[1:] == ["--tests"] else of_the_quickstart()))

@@ -28,4 +28,12 @@ def test_a_user_who_is_not_root_is_told_the_one_command(
 
 def test_the_quickstart_installs_nothing_that_only_tests_need() -> None:
     assert "qemu-ga" in system_packages.TESTS_PACKAGE_OF
-    assert "qemu-ga" not in system_packages.PACKAGE_OF
+    assert "qemu-ga" not in system_packages.of_the_quickstart()
+
+
+@pytest.mark.parametrize(("user", "command"), [(0, "nft"), (1000, "passt")])
+def test_the_quickstart_needs_what_makes_the_network_that_its_user_may_have(
+    user: int, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert {"nft", "passt"} & set(system_packages.of_the_quickstart()) == {command}

@@ -59,7 +59,7 @@ def nothing_of_a_network_is_left(live: Live, namespace: str) -> Iterator[None]:
     live.kubectl("delete", "vpnet", "--all", "-n", namespace, "--timeout=60s", timeout_s=90)
     folder, host = live.system.directory, live.system.host(AGENT)
     eventually(lambda: [*mounts_below(folder), *network_processes(folder)] == [], 30)
-    eventually(lambda: set(host.links()) == {"lo"}, 30)  # a namespace's links go some time after it
+    eventually(lambda: set(host.links()) == {"lo", "eth0", "nowhere"}, 30)  # a namespace's links go some time after it
     assert [line for line in host.run("nft", "list", "tables").splitlines() if "virtplane" in line] == []
 
 
@@ -154,3 +154,19 @@ def test_what_is_applied_is_what_is_read_back(live: Live, namespace: str) -> Non
     live.apply(mine, vm("web", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("lan")]))
     live.wait_ready("web", namespace)
     live.kubectl("diff", "-f", "-", input=yaml.safe_dump(mine))
+
+
+def test_a_guest_on_a_network_of_mode_user_is_reached_by_its_forwarded_port(live: Live, namespace: str) -> None:
+    host = live.system.host(AGENT)
+    forward = {"hostPort": 8095, "port": 80, "protocol": "TCP"}
+    live.apply(
+        network("plain", namespace, mode="User"), linux(live, "web", namespace, on("plain", portForwards=[forward]))
+    )
+    machine = live.wait_ready("web", namespace)
+    eventually(lambda: addresses(live, machine) == [claimed(machine)], 60)
+    eventually(lambda: page(host, "http://127.0.0.1:8095/") == PAGE, 30)
+    live.system.stop(AGENT, grace_s=0)
+    assert page(host, "http://127.0.0.1:8095/") == PAGE
+    start_qemu_agent(live)
+    eventually(lambda: condition(live.get("vphv", f"{AGENT}-qemu"), "Ready").get("status") == "True", 30)
+    assert page(host, "http://127.0.0.1:8095/") == PAGE

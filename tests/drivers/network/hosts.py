@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,15 +11,21 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.cluster.network_leftovers import end_networks
+from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import new_host
-from virtplane_drivers.attachment import FakeNicAttachment, NicAttachment, TapAttachment
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.attachment import FakeNicAttachment, NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.contract import NetworkDriver
 from virtplane_drivers.network.fake import FakeNetworks
+from virtplane_drivers.network.passt.process import socket_state
 
 
 class NetworkHost(Protocol):
     """A host, and the hypervisors on it."""
+
+    mode: NetworkMode
+    """One that its driver has."""
 
     def open(self) -> NetworkDriver:
         """A driver of what is on the host now, not entered yet."""
@@ -32,6 +39,8 @@ class NetworkHost(Protocol):
 
 class FakeHost:
     """Its state file is the host."""
+
+    mode = NetworkMode.NAT
 
     def __init__(self, folder: Path) -> None:
         self._state_file = folder / "networks.json"
@@ -52,6 +61,8 @@ class FakeHost:
 
 class LinuxHost:
     """A network namespace stands for the host."""
+
+    mode = NetworkMode.NAT
 
     def __init__(self, folder: Path, namespace: Path) -> None:
         self._folder = folder
@@ -76,6 +87,30 @@ class LinuxHost:
             os.close(descriptor)
 
 
+class PasstHost:
+    """A network namespace stands for the host; a stream stands for a hypervisor."""
+
+    mode = NetworkMode.USER
+
+    def __init__(self, folder: Path, namespace: Path) -> None:
+        self._folder = folder
+        self._namespace = namespace
+
+    def open(self) -> NetworkDriver:
+        from virtplane_drivers.network.passt.driver import PasstNetworks  # noqa: PLC0415  # as an agent does
+
+        return PasstNetworks(self._folder / "run", host_namespace=self._namespace)
+
+    @contextmanager
+    def joined(self, attachment: NicAttachment) -> Iterator[None]:
+        assert isinstance(attachment, StreamAttachment)
+        with socket.socket(socket.AF_UNIX) as hypervisor:
+            hypervisor.connect(str(attachment.socket))
+            # passt takes it a moment later.
+            eventually(lambda: socket_state(attachment.socket).joined, interval_s=0.001)
+            yield
+
+
 @contextmanager
 def reachable_folder() -> Iterator[Path]:
     """Not below pytest's own: the users of name servers get through it. Nothing that was started with it is left."""
@@ -90,12 +125,12 @@ def reachable_folder() -> Iterator[Path]:
 
 @asynccontextmanager
 async def host_of(kind: str, folder: Path) -> AsyncIterator[NetworkHost]:
-    """`fake` or `linux`; nothing of it is left at the end."""
+    """`fake`, `linux` or `passt`; nothing of it is left at the end."""
     if kind == "fake":
         yield FakeHost(folder)
         return
     with reachable_folder() as reachable, new_host(reachable) as host:
-        made = LinuxHost(reachable, host.machine.path)
+        made = (LinuxHost if kind == "linux" else PasstHost)(reachable, host.machine.path)
         try:
             yield made
         finally:

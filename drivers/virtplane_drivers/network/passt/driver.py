@@ -196,9 +196,13 @@ class PasstNetworks(NetworkDriver):
 
 
 def _socket_state(namespace: Path | None, path: Path) -> SocketState:
-    if namespace is not None:  # entering even one's own takes root
-        netns.enter(namespace)
-    return process.socket_state(path)
+    # A connection is of the namespace of who made it, which is ours: the agent connects for its hypervisors.
+    seen = process.socket_state(path)
+    if namespace is None:  # entering even one's own takes root
+        return seen
+    netns.enter(namespace)
+    there = process.socket_state(path)
+    return SocketState(listens=there.listens, joined=seen.joined or there.joined)
 
 
 def _names(folder: Path) -> list[str]:
