@@ -6,7 +6,7 @@ A driver's code is imported only when it is asked for: an agent that runs beside
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from virtplane_api.names import local_hypervisor_name
@@ -58,6 +58,10 @@ class Settings:
     qemu_accelerator: str = "auto"
     transit_cidr: IPv4Network = DEFAULT_TRANSIT_CIDR
     """What lies between this host and the routers of its networks; routed nowhere else."""
+    allowed_bridges: tuple[str, ...] = ()
+    """Of the host, that networks of mode Bridge may join."""
+    allowed_routed: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Addresses that the host may route for networks of mode Routed."""
     host_network_namespace: Path | None = None
     """What networks lead out through; None: the agent's own."""
 
@@ -157,6 +161,7 @@ def _storage(name: str, settings: Settings) -> StorageDriver:
 def _network(name: str, settings: Settings) -> NetworkDriver:
     match name:
         case "linux":
+            from virtplane_drivers.network.linux.allowances import Allowances  # noqa: PLC0415
             from virtplane_drivers.network.linux.driver import LinuxNetworks  # noqa: PLC0415
 
             return LinuxNetworks(
@@ -164,6 +169,7 @@ def _network(name: str, settings: Settings) -> NetworkDriver:
                 settings.runtime_folder,
                 transit_cidr=settings.transit_cidr,
                 host_namespace=settings.host_network_namespace,
+                allowances=Allowances(frozenset(settings.allowed_bridges), settings.allowed_routed),
             )
         case "passt":
             from virtplane_drivers.network.passt.driver import PasstNetworks  # noqa: PLC0415

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,6 +77,8 @@ async def _run(options: argparse.Namespace) -> None:
             qemu_accelerator=options.qemu_accelerator,
             transit_cidr=options.transit_cidr,
             host_network_namespace=options.host_netns,
+            allowed_bridges=tuple(options.allow_bridge),
+            allowed_routed=tuple(options.allow_routed),
         )
         endpoints = await open_endpoints(stack, options.name, options.drivers, settings)
         await _work(client, options.name, endpoints, lease)
@@ -169,6 +171,13 @@ def _transit_cidr(text: str) -> IPv4Network:
     return network
 
 
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no network: {error}") from error
+
+
 def _default_folders() -> tuple[Path, Path]:
     if os.geteuid() == 0:
         return Path("/var/lib/virtplane"), Path("/run/virtplane")
@@ -217,6 +226,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CIDR",
         help="IPv4 addresses between this host and the routers of its networks, used for nothing else "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow-bridge",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="networks of mode Bridge may join this bridge of the host; may be repeated (default: none)",
+    )
+    parser.add_argument(
+        "--allow-routed",
+        type=_network,
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="the host may route these addresses to networks of mode Routed; may be repeated (default: none)",
     )
     parser.add_argument(
         "--host-netns",

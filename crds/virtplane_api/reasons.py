@@ -58,6 +58,7 @@ class Reason(StrEnum):
     NETWORK_NOT_FOUND = "NetworkNotFound"
     NETWORK_DELETING = "NetworkDeleting"
     NETWORK_NOT_READY = "NetworkNotReady"
+    NETWORK_NOT_ALLOWED = "NetworkNotAllowed"
     NETWORK_IN_USE = "NetworkInUse"
     NETWORKS_OVERLAP = "NetworksOverlap"
     NETWORK_INVALID = "NetworkInvalid"

@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +69,7 @@ class LinuxHost:
         self._namespace = namespace
 
     def open(self) -> NetworkDriver:
+        from virtplane_drivers.network.linux.allowances import Allowances  # noqa: PLC0415
         from virtplane_drivers.network.linux.driver import LinuxNetworks  # noqa: PLC0415  # as an agent does
 
         return LinuxNetworks(
@@ -76,6 +77,7 @@ class LinuxHost:
             self._folder / "run",
             transit_cidr=IPv4Network("169.254.64.0/18"),
             host_namespace=self._namespace,
+            allowances=Allowances(routed=(IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8"))),
         )
 
     @contextmanager

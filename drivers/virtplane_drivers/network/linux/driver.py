@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
@@ -32,6 +31,7 @@ from virtplane_drivers.network.contract import (
     Port,
 )
 from virtplane_drivers.network.linux import links, rules
+from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
 from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
 from virtplane_drivers.network.linux.namespace import ensure_namespace, namespaces, remove_namespace
@@ -39,7 +39,6 @@ from virtplane_drivers.network.linux.records import Applied, Records
 from virtplane_drivers.network.linux.uplinks import Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
 
-MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.BRIDGE})
 CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
 _PROGRAMS: Mapping[str, str] = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "nsenter": "util-linux"}
@@ -60,8 +59,11 @@ class LinuxNetworks(NetworkDriver):
         *,
         transit_cidr: IPv4Network,
         host_namespace: Path | None = None,
+        allowances: Allowances = NOTHING_ALLOWED,
         check_every_s: float = CHECK_EVERY_S,
     ) -> None:
+        """`allowances` is what of the host networks may have: they are made by whoever may make one in a namespace."""
+        self._allowances = allowances
         self._runtime_folder = runtime_folder
         self._host_namespace = host_namespace
         self._check_every_s = check_every_s
@@ -96,10 +98,11 @@ class LinuxNetworks(NetworkDriver):
         self._name_servers.close()
 
     async def probe(self) -> NetworkFacts:
-        """All of `MODES`, or none."""
+        """All that this driver has, less what the host does not allow; or none."""
+        missing = self._allowances.missing
         if self._missing:
-            return NetworkFacts(frozenset(), {f"Network{mode}": self._missing for mode in MODES})
-        return NetworkFacts(MODES)
+            missing = dict.fromkeys(MODES, self._missing)
+        return NetworkFacts(MODES - set(missing), {f"Network{mode}": why for mode, why in missing.items()})
 
     async def inventory(self) -> tuple[str, ...]:
         """Whatever of a network is left on the host names it."""
@@ -123,6 +126,7 @@ class LinuxNetworks(NetworkDriver):
 
     async def apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
+        self._allowances.check(network)
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)

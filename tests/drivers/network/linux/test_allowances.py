@@ -1,0 +1,50 @@
+"""What of a host a network may have is its keeper's to give."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.errors import Refused
+from virtplane_drivers.network.contract import Network, Subnet
+from virtplane_drivers.network.linux.allowances import NOTHING_ALLOWED, Allowances
+
+GIVEN = Allowances(frozenset({"br-lan"}), (ip_network("10.22.0.0/16"), ip_network("fd00:22::/48")))
+
+
+def bridge(name: str) -> Network:
+    return Network("net-1", "shop", "lan", NetworkMode.BRIDGE, host_bridge=name)
+
+
+def routed(*cidrs: str) -> Network:
+    subnets = {cidr.version: Subnet(cidr, cidr[1]) for cidr in map(ip_network, cidrs)}
+    return Network("net-1", "shop", "lan", NetworkMode.ROUTED, ipv4=subnets.get(4), ipv6=subnets.get(6))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [bridge("br-lan"), routed("10.22.4.0/24"), routed("fd00:22::/64"), routed("10.22.0.0/16", "fd00:22::/64")],
+)
+def test_what_was_given_may_be_had(network: Network) -> None:
+    GIVEN.check(network)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (bridge("docker0"), "does not give its bridge docker0"),
+        (routed("8.8.8.0/24"), "does not route 8.8.8.0/24"),
+        (routed("10.0.0.0/8"), "does not route 10.0.0.0/8"),
+        (routed("10.22.4.0/24", "fd00:23::/64"), "does not route fd00:23::/64"),
+    ],
+)
+def test_what_was_not_given_is_refused_with_the_flag_that_would_give_it(network: Network, message: str) -> None:
+    with pytest.raises(Refused, match=f"{message}.*--allow-") as refused:
+        GIVEN.check(network)
+    assert refused.value.reason == Reason.NETWORK_NOT_ALLOWED
+
+
+def test_a_host_that_gives_nothing_has_no_such_modes() -> None:
+    assert set(NOTHING_ALLOWED.missing) == {NetworkMode.BRIDGE, NetworkMode.ROUTED}
+    assert GIVEN.missing == {}
