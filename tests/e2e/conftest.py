@@ -20,6 +20,8 @@ from tests.e2e.invariants import broken, two_writers
 from tests.http_images.server import ImageServer, serve_folder
 
 AGENT = "host-a"
+BRIDGE = "br-lan"
+"""Of the agents' hosts, given to networks; tests make it where they need it."""
 Object = dict[str, Any]
 
 
@@ -228,6 +230,6 @@ def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def start_qemu_agent(live: Live, name: str = AGENT) -> int:
     """Starts the agent, again with the same folders."""
-    return live.system.start_agent(
-        name, ["qemu"], "--allow-source", live.images.server.address, "--qemu-accelerator", "tcg"
-    )
+    flags = ["--allow-source", live.images.server.address, "--qemu-accelerator", "tcg"]
+    flags += ["--allow-bridge", BRIDGE, "--allow-routed", "10.22.0.0/16"]
+    return live.system.start_agent(name, ["qemu"], *flags)

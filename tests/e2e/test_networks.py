@@ -1,6 +1,7 @@
 """Real Linux guests on real networks of a host, from `kubectl apply` to a page of their web server."""
 
 import re
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 
@@ -11,15 +12,16 @@ from tests.cluster.guests.quickstart import ADDRESS_PREFIX, PAGE
 from tests.cluster.network_leftovers import mounts_below, network_processes
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import Namespace
-from tests.e2e.conftest import AGENT, Live, Object, condition, root_disk, start_qemu_agent, vm
+from tests.e2e.conftest import AGENT, BRIDGE, Live, Object, condition, root_disk, start_qemu_agent, vm
 
 
 def network(name: str, namespace: str, **spec: object) -> Object:
+    base = {"mode": "NAT", "ipv4": {"cidr": "10.20.0.0/24"}}
     return {
         "apiVersion": "virtplane.dev/v1alpha1",
         "kind": "VirtualNetwork",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"mode": "NAT", "ipv4": {"cidr": "10.20.0.0/24"}} | spec,
+        "spec": {field: value for field, value in (base | spec).items() if value is not None},
     }
 
 
@@ -59,7 +61,9 @@ def nothing_of_a_network_is_left(live: Live, namespace: str) -> Iterator[None]:
     live.kubectl("delete", "vpnet", "--all", "-n", namespace, "--timeout=60s", timeout_s=90)
     folder, host = live.system.directory, live.system.host(AGENT)
     eventually(lambda: [*mounts_below(folder), *network_processes(folder)] == [], 30)
-    eventually(lambda: set(host.links()) == {"lo", "eth0", "nowhere"}, 30)  # a namespace's links go some time after it
+    eventually(
+        lambda: set(host.links()) - {BRIDGE} == {"lo", "eth0", "nowhere"}, 30
+    )  # a namespace's links go some time after it
     assert [line for line in host.run("nft", "list", "tables").splitlines() if "virtplane" in line] == []
 
 
@@ -170,3 +174,59 @@ def test_a_guest_on_a_network_of_mode_user_is_reached_by_its_forwarded_port(live
     start_qemu_agent(live)
     eventually(lambda: condition(live.get("vphv", f"{AGENT}-qemu"), "Ready").get("status") == "True", 30)
     assert page(host, "http://127.0.0.1:8095/") == PAGE
+
+
+def test_a_guest_on_a_routed_network_is_reached_by_its_own_address(live: Live, namespace: str) -> None:
+    host = live.system.host(AGENT)
+    routed = network("routed", namespace, mode="Routed", ipv4={"cidr": "10.22.4.0/24"})
+    live.apply(routed, linux(live, "web", namespace, on("routed")))
+    machine = live.wait_ready("web", namespace)
+    eventually(lambda: page(host, f"http://{claimed(machine)}/") == PAGE, 60)
+
+
+def test_what_a_host_does_not_give_is_not_taken(live: Live, namespace: str) -> None:
+    disk = root_disk(live.images.source("obedient.img"))
+    live.apply(
+        network("stolen", namespace, mode="Routed", ipv4={"cidr": "192.0.2.0/24"}),
+        network("docker", namespace, mode="Bridge", ipv4=None, bridge={"name": "docker0"}),
+        vm("thief", namespace, disk, interfaces=[on("stolen")]),
+        vm("guest", namespace, disk, interfaces=[on("docker")]),
+    )
+    for name, message in {"thief": "does not route 192.0.2.0/24", "guest": "does not give its bridge docker0"}.items():
+        refused = live.wait_condition("vpvm", name, namespace, "NetworkNotAllowed")
+        assert message in condition(refused, "Stalled")["message"]
+    assert "192.0.2." not in live.system.host(AGENT).run("ip", "route")
+
+
+@pytest.fixture
+def office(live: Live) -> Iterator[Namespace]:
+    """A bridge of the host, with a DHCP server on it that is not ours."""
+    host = live.system.host(AGENT)
+    for command in (
+        f"link add {BRIDGE} type bridge",
+        f"link set {BRIDGE} up",
+        f"address add 198.51.100.1/24 dev {BRIDGE}",
+    ):
+        host.run("ip", *command.split())
+    argv = ["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", f"--interface={BRIDGE}", "--bind-interfaces"]
+    argv += ["--leasefile-ro", "--pid-file", "--log-facility=/dev/null", "--dhcp-range=198.51.100.50,198.51.100.99"]
+    server = subprocess.Popen(["nsenter", f"--net={host.path}", "--", "dnsmasq", *argv])
+    yield host
+    server.kill()
+    server.wait()
+    host.run("ip", "link", "delete", BRIDGE)
+
+
+def test_a_guest_on_a_bridge_of_the_host_is_served_by_who_is_there(
+    live: Live, namespace: str, office: Namespace
+) -> None:
+    live.apply(
+        network("office", namespace, mode="Bridge", ipv4=None, bridge={"name": BRIDGE}),
+        linux(live, "web", namespace, on("office")),
+    )
+    machine = live.wait_ready("web", namespace)
+    eventually(lambda: len(addresses(live, machine)) == 1, 60)
+    (address,) = addresses(live, machine)
+    assert address.startswith("198.51.100.")
+    eventually(lambda: page(office, f"http://{address}/") == PAGE, 30)
+    assert BRIDGE in office.links()
