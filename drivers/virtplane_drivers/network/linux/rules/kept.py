@@ -1,8 +1,9 @@
 """Rules that were put into namespaces, and whether they are still as they were put there.
 
-The kernel keeps no text of ours to compare with: what it printed right after our transaction is the text. While the
-generation of the namespace's rules is the same nothing has changed, which is one cheap question; when it is another,
-somebody changed something, and what the kernel prints now tells whether it was ours.
+While the generation of a namespace's rules is the same nothing there has changed, which is one cheap question. When it
+is another, somebody changed something. In a namespace of ours alone that was ours, and all is put in again. In one that
+we share it may have been somebody else's own: the kernel keeps no text of ours to compare with, but what it printed
+right after our transaction is to be what it prints now.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ _OWN = Path("/proc/self/ns/net")
 @dataclass(frozen=True, slots=True)
 class _Kept:
     ruleset: Ruleset
-    printed: bytes
-    """Digest of what the kernel printed of it."""
+    printed: bytes | None
+    """Digest of what the kernel printed of it; None: it was not asked, as printing 1,000 ports takes 0.1 s."""
     inode: int
     """Of the namespace: another may have been made under its name."""
     generation: int
@@ -32,7 +33,9 @@ class _Kept:
 class KeptRules:
     """The tables of each namespace. What an earlier process put there is replaced by the first `ensure`, at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool) -> None:
+        self._is_shared = shared
+        """Whether others have rules in these namespaces as well."""
         self._kept: dict[Path | None, _Kept] = {}
 
     async def ensure(self, namespace: Path | None, ruleset: Ruleset) -> None:
@@ -52,16 +55,14 @@ class KeptRules:
         for _ in range(_ATTEMPTS):
             before = await generation(namespace)
             await run(namespace, script)
-            printed = await _printed(namespace, ruleset)
+            printed = await _printed(namespace, ruleset) if self._is_shared else None
             after = await generation(namespace)
-            # Was it ours alone? Else somebody may have changed our tables before they were printed.
-            if printed is not None and (after - before) % 2**32 == 1:
-                break
+            # Was it ours alone? Else somebody may have changed our tables since.
+            if (after - before) % 2**32 == 1:
+                self._kept[namespace] = _Kept(ruleset, printed, await _inode(namespace), after)
+                return
             script = whole(ruleset)
-        if printed is None:
-            message = f"somebody deletes the rules of {namespace} as soon as they are there"
-            raise Unavailable(message, reason=Reason.NETWORK_ERROR)
-        self._kept[namespace] = _Kept(ruleset, printed, await _inode(namespace), after)
+        # They are in, and nothing is known of them: the next call puts them in again.
 
     async def holds(self, namespace: Path | None) -> bool:
         """Whether the tables are as the last `ensure` left them.
@@ -82,7 +83,7 @@ class KeptRules:
             return False
         if now == kept.generation:
             return True
-        if await _printed(namespace, kept.ruleset) != kept.printed:
+        if kept.printed is None or await _printed(namespace, kept.ruleset) != kept.printed:
             return False
         if self._kept.get(namespace) is kept:
             self._kept[namespace] = replace(kept, generation=now)

@@ -27,11 +27,12 @@ for. Link-local addresses are not claimed by anybody: a guest may make up its ow
 MAC of a port, or of the router, is taken, and is nobody else's.
 """
 
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from virtplane_api.vocabulary import NetworkMode
-from virtplane_drivers.network.contract import IpAddress, Network, Port, Route
+from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network, Port
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
 
@@ -40,13 +41,14 @@ _SOURCE_OPTION, _TARGET_OPTION = 0x0101, 0x0201
 _NONCE_OPTION = 0x0E01
 """RFC 7527: a guest tells its own DAD messages from those of others."""
 _ETHER_BITS = 48
+_IPV4, _IPV6 = 4, 6
 
 
 def spoofing_table(network: Network) -> Table:
     """The table for the network's ports. Pure."""
     router_mac = names.router_mac(network.uid)
-    ports = [port for port in network.ports if port.mac != router_mac]
-    return Table("bridge", names.ROUTER_TABLE, tuple(_sets(network, ports)), tuple(_chains(network)))
+    senders = [_sender(network, port) for port in network.ports if port.mac != router_mac]
+    return Table("bridge", names.ROUTER_TABLE, tuple(_sets(senders, router_mac)), tuple(_chains(network)))
 
 
 def link_local(mac: str) -> IPv6Address:
@@ -56,40 +58,59 @@ def link_local(mac: str) -> IPv6Address:
     return IPv6Address(b"\xfe\x80" + bytes(6) + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:]))
 
 
-def _sets(network: Network, ports: list[Port]) -> Iterator[NamedSet]:
-    own = {port.key: list(_own(network, port)) for port in ports}
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """A port as the sets have it."""
 
-    def each(type_: type[IpAddress]) -> Iterator[tuple[Port, IpAddress]]:
-        return ((port, address) for port in ports for address in own[port.key] if isinstance(address, type_))
+    tap: str
+    mac: str
+    mac_number: int
+    ipv4: tuple[IpAddress, ...]
+    ipv6: tuple[IpAddress, ...]
+    behind: tuple[IpNetwork, ...]
+    free: frozenset[int]
+    """IP versions of which only its MAC counts."""
 
-    yield _set("port", "iifname", (_tap(port) for port in ports))
-    yield _set("port_mac", "iifname . ether saddr", (f"{_tap(port)} . {port.mac}" for port in ports))
-    for name, type_, source in (("port_ipv4", IPv4Address, "ip"), ("port_ipv6", IPv6Address, "ip6")):
-        elements = (f"{_tap(port)} . {port.mac} . {address}" for port, address in each(type_))
-        yield _set(name, f"iifname . ether saddr . {source} saddr", elements)
-    for name, version, source in (("behind_ipv4", 4, "ip"), ("behind_ipv6", 6, "ip6")):
-        behind = (
-            f"{_tap(port)} . {route.destination}"
-            for port in ports
-            for route in network.routes
-            if route.destination.version == version and _is_via(route, own[port.key])
-        )
-        yield _set(name, f"iifname . {source} saddr", behind, flags="interval")
-    yield _set("free_ipv4", "iifname", (_tap(port) for port in ports if _is_free(network, port, 4)))
-    yield _set("free_ipv6", "iifname", (_tap(port) for port in ports if _is_free(network, port, 6)))
-    yield _set("dhcp_client", "iifname . @th,288,48", (f"{_tap(port)} . {_number(port.mac):#x}" for port in ports))
-    yield _set(
-        "nd_option",
-        "iifname . @th,192,64",
-        (
-            f"{_tap(port)} . {option << _ETHER_BITS | _number(port.mac):#x}"
-            for port in ports
-            for option in (_SOURCE_OPTION, _TARGET_OPTION)
-        ),
+
+def _sender(network: Network, port: Port) -> _Sender:
+    gateways = {subnet.gateway for subnet in network.subnets}
+    managed = {subnet.cidr.version for subnet in network.subnets} | {address.version for address in port.addresses}
+    own = [address for address in port.addresses if address not in gateways]
+    behind = tuple(route.destination for route in network.routes if route.via in own)
+    if _IPV6 in managed:
+        own.append(link_local(port.mac))
+    return _Sender(
+        tap=f'"{names.tap_name(port)}"',
+        mac=port.mac,
+        mac_number=int(port.mac.replace(":", ""), 16),
+        ipv4=tuple(address for address in own if address.version == _IPV4),
+        ipv6=tuple(address for address in own if address.version == _IPV6),
+        behind=behind,
+        free=frozenset({_IPV4, _IPV6} - managed),
     )
-    targets = (f"{_tap(port)} . {int(address):#x}" for port, address in each(IPv6Address))
+
+
+def _sets(senders: Sequence[_Sender], router_mac: str) -> Iterator[NamedSet]:
+    yield _set("port", "iifname", (one.tap for one in senders))
+    yield _set("port_mac", "iifname . ether saddr", (f"{one.tap} . {one.mac}" for one in senders))
+    own_ipv4 = (f"{one.tap} . {one.mac} . {address}" for one in senders for address in one.ipv4)
+    yield _set("port_ipv4", "iifname . ether saddr . ip saddr", own_ipv4)
+    own_ipv6 = (f"{one.tap} . {one.mac} . {address}" for one in senders for address in one.ipv6)
+    yield _set("port_ipv6", "iifname . ether saddr . ip6 saddr", own_ipv6)
+    for version, source in ((_IPV4, "ip"), (_IPV6, "ip6")):
+        behind = (f"{one.tap} . {net}" for one in senders for net in one.behind if net.version == version)
+        yield _set(f"behind_ipv{version}", f"iifname . {source} saddr", behind, flags="interval")
+        yield _set(f"free_ipv{version}", "iifname", (one.tap for one in senders if version in one.free))
+    yield _set("dhcp_client", "iifname . @th,288,48", (f"{one.tap} . {one.mac_number:#x}" for one in senders))
+    options = (
+        f"{one.tap} . {option << _ETHER_BITS | one.mac_number:#x}"
+        for one in senders
+        for option in (_SOURCE_OPTION, _TARGET_OPTION)
+    )
+    yield _set("nd_option", "iifname . @th,192,64", options)
+    targets = (f"{one.tap} . {int(address):#x}" for one in senders for address in one.ipv6)
     yield _set("nd_target", "iifname . @th,64,128", targets)
-    taken = {link_local(mac) for mac in (names.router_mac(network.uid), *(port.mac for port in ports))}
+    taken = {link_local(mac) for mac in (router_mac, *(one.mac for one in senders))}
     yield _set("taken", "ip6 saddr", map(str, taken))
     yield _set("taken_target", "@th,64,128", (f"{int(address):#x}" for address in taken))
 
@@ -97,31 +118,6 @@ def _sets(network: Network, ports: list[Port]) -> Iterator[NamedSet]:
 def _set(name: str, type_: str, elements: Iterable[str], *, flags: str = "") -> NamedSet:
     typed = f"typeof {type_}" + (f"; flags {flags}" if flags else "")
     return NamedSet(name, typed, frozenset(elements), in_place=not flags)
-
-
-def _own(network: Network, port: Port) -> Iterator[IpAddress]:
-    """All single addresses that a port may use."""
-    gateways = {subnet.gateway for subnet in network.subnets}
-    yield from (address for address in port.addresses if address not in gateways)
-    if network.ipv6 is not None or any(address.version == 6 for address in port.addresses):
-        yield link_local(port.mac)
-
-
-def _is_via(route: Route, own: list[IpAddress]) -> bool:
-    return route.via in own
-
-
-def _is_free(network: Network, port: Port, version: int) -> bool:
-    managed = any(subnet.cidr.version == version for subnet in network.subnets)
-    return not managed and not any(address.version == version for address in port.addresses)
-
-
-def _tap(port: Port) -> str:
-    return f'"{names.tap_name(port)}"'
-
-
-def _number(mac: str) -> int:
-    return int(mac.replace(":", ""), 16)
 
 
 def _chains(network: Network) -> Iterator[Chain]:
