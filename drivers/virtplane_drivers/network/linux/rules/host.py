@@ -9,8 +9,9 @@ Never from one network to another, and never to a service of the host. Nothing h
 see `forwarding`.
 
 A forward of the host's own 127.0.0.1 needs `route_localnet` on the link to the router, and one of ::1 needs a local
-route on it (`loopback`): without them the kernel does not take the answers. What comes from a router for 127.0.0.0/8 is
-dropped before it is routed, so that `route_localnet` opens nothing (for ::1 the kernel does so itself).
+route on it (`loopback`): without them the kernel does not take the answers. `route_localnet` opens nothing else: what
+comes from a router for 127.0.0.1 is dropped like all that is for services of the host (for ::1 the kernel does so
+itself), and the router refuses it before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -65,14 +66,7 @@ _TO_ROUTERS = (
     "meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @forward_ipv6",
 )
 _CHAINS = (
-    Chain(
-        "from_link",
-        ("iifname @link ip daddr 127.0.0.0/8 drop",),
-        "type filter hook prerouting priority raw; policy accept;",
-    ),
-    Chain(
-        "prerouting", ("iifname @link accept", *_TO_ROUTERS), "type nat hook prerouting priority dstnat; policy accept;"
-    ),
+    Chain("prerouting", _TO_ROUTERS, "type nat hook prerouting priority dstnat; policy accept;"),
     Chain("output", _TO_ROUTERS, "type nat hook output priority -100; policy accept;"),
     Chain(
         "input",
