@@ -1,4 +1,4 @@
-"""A driver that is killed (SIGKILL) in the middle of a verb: `python -m tests.drivers.network.linux.recovery.killed ...`.
+"""A driver that is killed (SIGKILL) in the middle of a verb, by `test_killed_at_every_await`.
 
 The points are found by counting (see `counting_loop`). Exit status 0: the verb came to its end first.
 """
@@ -13,10 +13,10 @@ from tests.drivers.counting_loop import CountingLoop
 from tests.drivers.network.linux.networks import network
 from tests.drivers.network.linux.recovery.driven import driver_of, port
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.contract import Network, PortForward
 from virtplane_drivers.network.linux.driver import LinuxNetworks
-from virtplane_drivers.tap import open_tap
 
 STAYS, GOES, COMES = port(1), port(2), port(3)
 _FORWARDED = replace(COMES, forwards=(PortForward(ForwardProtocol.TCP, 8080, 80),))

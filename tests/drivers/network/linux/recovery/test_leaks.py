@@ -13,8 +13,8 @@ import pytest
 
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.recovery.driven import Driven, port
+from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.linux.driver import LinuxNetworks
-from virtplane_drivers.tap import open_tap
 
 ANEW_EVERY = 10
 _NUMBERS = 200
