@@ -32,8 +32,8 @@ smoke: setup system-packages $(CONTROL_PLANE) ## The same without the waiting: e
 test: setup test-packages cluster-binaries ## All tests; ARGS="-k name" chooses
 	$(IN_VENV) -m pytest $(ARGS)
 
-test-long: setup test-packages cluster-binaries ## What takes minutes: kills at every await of a machine's life
-	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest tests/drivers/qemu/recovery $(ARGS)
+test-long: setup test-packages cluster-binaries ## What takes minutes: kills at every await of a machine's and a network's life
+	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest tests/drivers/qemu/recovery tests/drivers/network/linux/recovery $(ARGS)
 	$(IN_VENV) -m pytest -m long $(ARGS)
 
 check: setup ## Linters, types, import rules, drift of the CRDs, the chart

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from tests.drivers.qemu.recovery.killed import CountingLoop
+from tests.drivers.counting_loop import CountingLoop
 from virtplane_agent import main
 
 

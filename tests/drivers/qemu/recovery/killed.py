@@ -1,52 +1,17 @@
 """A driver that is killed (SIGKILL) in the middle of a verb: `python -m tests.drivers.qemu.recovery.killed ...`.
 
-Every await ends in a callback of the event loop. The loop here counts them from the verb's beginning on, and kills its
-own process before the chosen one runs: so each point where the program can stand still is found by counting, also those
-that nobody thought of. Exit status 0: the verb came to its end first.
+The points are found by counting (see `counting_loop`). Exit status 0: the verb came to its end first.
 """
 
 import argparse
 import asyncio
-import os
-import signal
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from pathlib import Path
-from typing import Any
 
+from tests.drivers.counting_loop import CountingLoop
 from virtplane_api.vocabulary import PowerState
 from virtplane_drivers.hypervisor.contract import Observed
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
-
-
-class CountingLoop(asyncio.SelectorEventLoop):
-    """Kills the process before the callback of number `fatal`, once `arm` was called."""
-
-    def __init__(self, fatal: int) -> None:
-        super().__init__()
-        self._fatal = fatal
-        self._count: int | None = None
-
-    def arm(self) -> None:
-        """Count from here."""
-        self._count = 0
-
-    def call_soon(  # type: ignore[override]  # its own generics say no more
-        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        return super().call_soon(self._counted, callback, *args, context=context)
-
-    def call_soon_threadsafe(  # type: ignore[override]
-        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        return super().call_soon_threadsafe(self._counted, callback, *args, context=context)
-
-    def _counted(self, callback: Callable[..., Any], *args: Any) -> None:
-        if self._count is not None:
-            self._count += 1
-            if self._count == self._fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-        callback(*args)
 
 
 async def until(driver: QemuDriver, uid: str, power: PowerState) -> Observed:

@@ -13,6 +13,7 @@ for group in /sys/fs/cgroup/virtplane/network-"$1"* /sys/fs/cgroup/*/virtplane/n
     for _ in 1 2 3 4 5 6 7 8 9 10; do [ ! -d "$group" ] || rmdir "$group" || sleep 0.1; done
     rmdir "${group%/*}"
 done 2>/dev/null
+cut -d" " -f5 /proc/self/mountinfo | grep -F "$0/" | xargs -r -n1 umount --lazy 2>/dev/null
 rm -rf -- "$0"
 """
 """Waits for the end of its input, which comes also when the test is killed."""
