@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.guests.boot_sector import GREETING, POWER_BUTTON_PRESSED, BootSectorKind, boot_sector_image
-from virtplane_drivers.hypervisor.qemu.monitor import Monitor, connect
+from tests.cluster.guests.monitors import opened
+from virtplane_drivers.hypervisor.qemu.monitor import Monitor
 
 
 class Guest:
@@ -42,8 +43,7 @@ async def booted(tmp_path: Path, kind: BootSectorKind, ticks: int = 1) -> AsyncI
     qemu = await asyncio.create_subprocess_exec("qemu-system-x86_64", *argv)
     try:
         guest = Guest(console)
-        await guest.shows(qmp.exists)
-        guest.monitor = await connect(qmp, on_event=guest.events.append, on_close=lambda _end: None)
+        guest.monitor = await opened(qmp, guest.events.append)
         yield guest
         guest.monitor.close()
     finally:

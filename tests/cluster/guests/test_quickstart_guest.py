@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.guests import debian_packages, quickstart
 from tests.cluster.guests.debian_packages import Package
 from tests.cluster.guests.initramfs import ModuleError, modules_in_load_order
+from tests.cluster.guests.monitors import opened
 from tests.cluster.guests.quickstart import (
     BOOT_NUMBER_PREFIX,
     MEMORY_MIB,
@@ -25,7 +26,7 @@ from tests.cluster.guests.quickstart import (
     ImageError,
     quickstart_image,
 )
-from virtplane_drivers.hypervisor.qemu.monitor import Monitor, connect
+from virtplane_drivers.hypervisor.qemu.monitor import Monitor
 
 
 class Guest:
@@ -81,8 +82,7 @@ async def booted(disk: Path, memory_mib: int = 128) -> AsyncIterator[Guest]:
     guest = Guest(console)
     guest.process = await asyncio.create_subprocess_exec("qemu-system-x86_64", *argv)
     try:
-        await guest.shows(qmp.exists)
-        guest.monitor = await connect(qmp, on_event=guest.events.append, on_close=lambda _end: None)
+        guest.monitor = await opened(qmp, guest.events.append)
         yield guest
         guest.monitor.close()
     finally:

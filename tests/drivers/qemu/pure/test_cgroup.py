@@ -77,7 +77,7 @@ def test_looking_for_them_leaves_nothing_behind(found: Hierarchies) -> None:
 
 LOOKS_OFTEN = """
 import sys
-from virtplane_drivers.hypervisor.qemu import cgroup
+from virtplane_drivers.host import cgroup
 cgroup._PARENT = sys.argv[1]
 for _ in range(300):
     print(len(cgroup.find_hierarchies().all))
