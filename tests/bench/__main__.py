@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tests.bench.monitor import figures as monitor
+from tests.bench.network import figures as network
 from tests.bench.report import report
 from tests.bench.scenarios import NAMESPACE, Bench, Figures
 from tests.cluster.clusters import OwnCluster
@@ -27,6 +28,7 @@ GOALS = {
     "operator_cpu_ms_per_vm": "<= 3",
     "agent_rss_mib.50": "< 100",
     **monitor.GOALS,
+    **network.GOALS,
 }
 
 
@@ -53,7 +55,8 @@ async def measure() -> Figures:
 
 def main() -> int:
     """Measure and print; the exit status does not judge."""
-    report(asyncio.run(measure()) | asyncio.run(monitor.figures()), GOALS, "bench.json")
+    figures = asyncio.run(measure()) | asyncio.run(monitor.figures()) | asyncio.run(network.figures())
+    report(figures, GOALS, "bench.json")
     return 0
 
 
