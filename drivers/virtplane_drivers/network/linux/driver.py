@@ -29,6 +29,7 @@ from virtplane_drivers.network.contract import (
     NetworkState,
     ObservedNetwork,
     Port,
+    PortForward,
 )
 from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
@@ -76,6 +77,8 @@ class LinuxNetworks(NetworkDriver):
         self._hints = Hints()
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
+        self._settled: dict[str, Applied] = {}
+        """Those after which no flow of what was before is left."""
         self._findings: dict[str, list[Finding]] = {}
         self._host_addresses: frozenset[IpAddress] = frozenset()
         self._host_lock = asyncio.Lock()
@@ -86,6 +89,7 @@ class LinuxNetworks(NetworkDriver):
         self._missing = await asyncio.to_thread(_what_is_missing, self._runtime_folder)
         if not self._missing:
             self._applied = self._records.read_all()
+            self._settled = dict(self._applied)
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
 
@@ -133,11 +137,12 @@ class LinuxNetworks(NetworkDriver):
             await links.apply_router(path, network)
             transit, findings = await self._uplinks.apply(path, network)
             await self._router_rules.apply(path, network, transit, await self._addresses_of_host())
-            before = self._applied.get(network.uid)
-            self._applied[network.uid] = Applied(network, transit)
-            self._records.write(self._applied[network.uid])
-            await self._end_flows(path, before.network if before is not None else None, network)
+            now = self._applied[network.uid] = Applied(network, transit)
             await self._apply_host_rules()
+            # Written once they have ended: who is killed before that ends them in the next apply.
+            await self._end_flows(path, self._settled.get(network.uid), now)
+            self._settled[network.uid] = now
+            self._records.write(now)
             findings += await self._name_servers.apply(path, network)
             if transit is not None:
                 findings += await rules.forwarding_findings(self._host_namespace, [host_link(network.uid)])
@@ -162,6 +167,7 @@ class LinuxNetworks(NetworkDriver):
                 raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
             await self._name_servers.remove(uid)
             self._applied.pop(uid, None)
+            self._settled.pop(uid, None)
             self._findings.pop(uid, None)
             await self._apply_host_rules()
             await self._uplinks.remove(uid)
@@ -191,13 +197,17 @@ class LinuxNetworks(NetworkDriver):
         self._host_addresses = await self._uplinks.host_addresses()
         return sorted(self._host_addresses, key=lambda address: (address.version, int(address)))
 
-    async def _end_flows(self, path: Path, before: Network | None, now: Network) -> None:
-        """An address that goes to another port starts without the flows of the one that had it."""
-        had = {address: port.key for port in (before.ports if before else ()) for address in port.addresses}
-        has = {address: port.key for port in now.ports for address in port.addresses}
-        gone = [address for address, key in had.items() if has.get(address) != key]
-        if gone:
+    async def _end_flows(self, path: Path, before: Applied | None, now: Applied) -> None:
+        """An address or a host's port that goes to another guest starts without the flows of the one that had it."""
+        if before is None:
+            return
+        had, has = addresses_of(before.network), addresses_of(now.network)
+        if gone := [address for address, key in had.items() if has.get(address) != key]:
             await rules.end_flows(path, gone)
+        led, leads = forwards_of(before.network), forwards_of(now.network)
+        ended = [forward for forward, target in led.items() if leads.get(forward) != target]
+        if ended and before.transit is not None:
+            await rules.end_forwards(path, self._host_namespace, before.transit, ended)
 
     async def _take_care(self) -> None:
         while True:
@@ -209,6 +219,16 @@ class LinuxNetworks(NetworkDriver):
                 if self._applied and await self._uplinks.host_addresses() != self._host_addresses:
                     for uid in self._applied:
                         self._hints.add(uid)
+
+
+def addresses_of(network: Network) -> dict[IpAddress, tuple[str, str]]:
+    """Each address with the port that has it."""
+    return {address: port.key for port in network.ports for address in port.addresses}
+
+
+def forwards_of(network: Network) -> dict[PortForward, tuple[str, str]]:
+    """Each forward with the port that it leads to."""
+    return {forward: port.key for port in network.ports for forward in port.forwards}
 
 
 def _what_is_missing(runtime_folder: Path) -> str:

@@ -15,6 +15,8 @@ UPLINK = "uplink"
 """In the router namespace: its end of the veth to the host."""
 ROUTER_TABLE = "virtplane"
 """Of nftables, in the router namespace, in each family that it needs."""
+_ROUTER_MACS = (0x02, 0x56, 0x50)
+"""Locally administered, and not those that machines get (52:54:00): the operator does not see what routers have."""
 _DIGEST_CHARS = 13
 _ALIAS = "virtplane"
 
@@ -63,7 +65,7 @@ def host_table(state_id: str) -> str:
 def router_mac(network_uid: str) -> str:
     """Of the bridge, which is the gateway: the same on every host that has the network."""
     digest = hashlib.sha256(f"router/{network_uid}".encode()).digest()
-    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *digest[:3]))
+    return ":".join(f"{byte:02x}" for byte in (*_ROUTER_MACS, *digest[:3]))
 
 
 def _digest(text: str) -> str:

@@ -48,7 +48,8 @@ async def in_namespace(path: Path | None, function: Callable[P, T], /, *args: P.
     """
 
     def entered() -> T:
-        netns.enter(path or netns.OWN)
+        if path is not None:  # entering even one's own takes root
+            netns.enter(path)
         return function(*args, **kwargs)
 
     return await in_thread(entered)
