@@ -1,7 +1,8 @@
 """A VirtualNetwork's status is the operator's alone: what is claimed in it, and what the Hypervisors report of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import differs
@@ -81,17 +82,20 @@ class NetworkReconciler:
             rows=self._rows(known.uid),
             not_served=self._catalog.not_served(known),
         )
-        wait_s = 0.0
-        if any(current.get(name) != status.get(name) for name in COUNTED):
-            wait_s = self._counted_at.get(known.key, -COUNT_EVERY_S) + COUNT_EVERY_S - self._clock()
-            if wait_s > 0:
-                status |= {name: current[name] for name in COUNTED if name in current}
-            else:
-                self._counted_at[known.key] = self._clock()
-        if differs(network, status, owned=OWNED, owned_conditions=OWNED_CONDITIONS):
+        counts_differ = any(current.get(name) != status.get(name) for name in COUNTED)
+        # Mode and addresses are held from the first machine on: that one is counted at once.
+        is_first = status["used"] > 0 and not current.get("used")
+        wait_s = self._counted_at.get(known.key, -COUNT_EVERY_S) + COUNT_EVERY_S - self._clock()
+        if counts_differ and not is_first and wait_s > 0:
+            before = {name: current[name] for name in COUNTED if name in current}
+            if not _differs(network, status | before):
+                return Wait(wait_s, "used and free were written a moment ago")
+        if counts_differ:
+            self._counted_at[known.key] = self._clock()
+        if _differs(network, status):
             written = await self._client.apply_status(NETWORKS, network, status, field_manager=OPERATOR_FIELD_MANAGER)
             self._store.put_written(NETWORKS, written)
-        return Wait(wait_s, "used and free were written a moment ago") if wait_s > 0 else Done()
+        return Done()
 
     def _free(self, network: Network) -> int | None:
         """Addresses left of the first family that the network has."""
@@ -121,3 +125,7 @@ class NetworkReconciler:
             for what, names in (("machine", machines), ("hypervisor", hypervisors))
             if names
         ]
+
+
+def _differs(network: Object, status: Mapping[str, Any]) -> bool:
+    return differs(network, status, owned=OWNED, owned_conditions=OWNED_CONDITIONS)

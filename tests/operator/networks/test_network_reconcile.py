@@ -105,25 +105,45 @@ async def test_a_pass_that_finds_nothing_new_writes_nothing(world: World) -> Non
     assert (await world.read())["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
 
 
-async def test_figures_are_written_once_in_a_while_and_conditions_at_once(world: World) -> None:
+async def test_figures_are_written_once_in_a_while(world: World) -> None:
     await world.place("web", 5)
     await world.report(state="Ready")
     assert await world.reconcile() == Done()
     assert (await world.read())["status"]["used"] == 1
 
     await world.place("db", 6)
-    await world.report(state="Failed", reason="ForwardingBlocked")
     world.now += 1
     outcome = await world.reconcile()
     assert isinstance(outcome, Wait)
     assert outcome.after_s == pytest.approx(COUNT_EVERY_S - 1)
     seen = await world.read()
-    assert (seen["status"]["used"], seen["status"]["free"], ready(seen)) == (1, 252, ("False", "ForwardingBlocked"))
+    assert (seen["status"]["used"], seen["status"]["free"]) == (1, 252)
 
     world.now += COUNT_EVERY_S - 1
     assert await world.reconcile() == Done()
     seen = await world.read()
     assert (seen["status"]["used"], seen["status"]["free"]) == (2, 251)
+
+
+async def test_a_condition_is_written_at_once_and_the_figures_with_it(world: World) -> None:
+    await world.place("web", 5)
+    await world.report(state="Ready")
+    await world.reconcile()
+    await world.place("db", 6)
+    await world.report(state="Failed", reason="ForwardingBlocked")
+    world.now += 1
+    assert await world.reconcile() == Done()
+    seen = await world.read()
+    assert (seen["status"]["used"], seen["status"]["free"], ready(seen)) == (2, 251, ("False", "ForwardingBlocked"))
+
+
+async def test_the_first_machine_is_counted_at_once(world: World) -> None:
+    """From then on the API server keeps mode and addresses of the network as they are."""
+    await world.reconcile()
+    await world.place("web", 5)
+    world.now += 0.1
+    assert await world.reconcile() == Done()
+    assert (await world.read())["status"]["used"] == 1
 
 
 async def test_the_first_figures_of_a_network_made_again_do_not_wait(world: World, installed: ControlPlane) -> None:
