@@ -57,12 +57,12 @@ async def in_namespace(path: Path | None, function: Callable[P, T], /, *args: P.
 
 def namespaces(runtime_folder: Path) -> tuple[str, ...]:
     """UIDs of the networks whose namespace is there, in no order. Blocking."""
-    folder = namespace_path(runtime_folder, "any").parent
-    try:
-        files = list(folder.iterdir())
-    except FileNotFoundError:
-        return ()
-    return tuple(file.name for file in files if is_namespace(file))
+    return tuple(file.name for file in _files(runtime_folder) if is_namespace(file))
+
+
+def traces(runtime_folder: Path) -> tuple[str, ...]:
+    """Those, and of networks whose maker was killed before the file held a namespace, in no order. Blocking."""
+    return tuple(file.name for file in _files(runtime_folder))
 
 
 def is_namespace(path: Path) -> bool:
@@ -77,6 +77,13 @@ def is_namespace(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _files(runtime_folder: Path) -> list[Path]:
+    try:
+        return list(namespace_path(runtime_folder, "any").parent.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _ensure(path: Path) -> bool:

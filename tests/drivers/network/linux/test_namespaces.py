@@ -17,6 +17,7 @@ from virtplane_drivers.network.linux.namespace import (
     is_namespace,
     namespaces,
     remove_namespace,
+    traces,
 )
 
 UID = "0b0b-green"
@@ -130,3 +131,12 @@ async def test_settings_are_those_of_the_namespace_that_the_thread_is_in(path: P
     assert (router.sysctl("net/ipv4/conf/lo/forwarding"), router.sysctl("net/ipv4/conf/lo/arp_ignore")) == ("1", "0")
     assert host.machine.sysctl("net/ipv4/conf/lo/arp_ignore") == "2"
     assert Path("/proc/sys/net/ipv4/conf/lo/forwarding").read_text() == own
+
+
+async def test_a_file_of_somebody_who_was_killed_before_the_mount_is_a_trace_and_no_namespace(tmp_path: Path) -> None:
+    path = namespace_path(tmp_path, "net-1")
+    path.parent.mkdir()
+    path.touch()
+    assert (namespaces(tmp_path), traces(tmp_path)) == ((), ("net-1",))
+    await remove_namespace(path)
+    assert traces(tmp_path) == ()
