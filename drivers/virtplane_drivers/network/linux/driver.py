@@ -35,7 +35,13 @@ from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
 from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
-from virtplane_drivers.network.linux.namespace import ensure_namespace, namespaces, remove_namespace, traces
+from virtplane_drivers.network.linux.namespace import (
+    ensure_namespace,
+    in_namespace,
+    namespaces,
+    remove_namespace,
+    traces,
+)
 from virtplane_drivers.network.linux.records import Applied, Records
 from virtplane_drivers.network.linux.uplinks import Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
@@ -86,8 +92,14 @@ class LinuxNetworks(NetworkDriver):
         self._missing = ""
 
     async def __aenter__(self) -> Self:
+        """Raises Unavailable: what was named as the host's namespace cannot be entered."""
         self._missing = await asyncio.to_thread(_what_is_missing, self._runtime_folder)
         if not self._missing:
+            try:
+                await in_namespace(self._host_namespace, bool)
+            except OSError as error:
+                message = f"the host's network namespace (--host-netns): {error}"
+                raise Unavailable(message, reason=Reason.NETWORK_ERROR) from error
             self._applied = self._records.read_all()
             self._settled = dict(self._applied)
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")

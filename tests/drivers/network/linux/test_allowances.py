@@ -1,14 +1,18 @@
 """What of a host a network may have is its keeper's to give."""
 
-from ipaddress import ip_network
+import os
+from ipaddress import IPv4Network, ip_network
+from pathlib import Path
 
 import pytest
 
+from tests.drivers.network.hosts import reachable_folder
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
-from virtplane_drivers.errors import Refused
+from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.network.contract import Network, Subnet
 from virtplane_drivers.network.linux.allowances import NOTHING_ALLOWED, Allowances
+from virtplane_drivers.network.linux.driver import LinuxNetworks
 
 GIVEN = Allowances(frozenset({"br-lan"}), (ip_network("10.22.0.0/16"), ip_network("fd00:22::/48")))
 
@@ -48,3 +52,13 @@ def test_what_was_not_given_is_refused_with_the_flag_that_would_give_it(network:
 def test_a_host_that_gives_nothing_has_no_such_modes() -> None:
     assert set(NOTHING_ALLOWED.missing) == {NetworkMode.BRIDGE, NetworkMode.ROUTED}
     assert GIVEN.missing == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user has no networks of this driver")
+async def test_a_host_s_namespace_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
+    transit, nowhere = IPv4Network("169.254.64.0/18"), tmp_path / "nowhere"
+    with reachable_folder() as folder:
+        driver = LinuxNetworks(folder, folder / "run", transit_cidr=transit, host_namespace=nowhere)
+        with pytest.raises(Unavailable, match=f"--host-netns.*{nowhere}"):
+            async with driver:
+                pass
