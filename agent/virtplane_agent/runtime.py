@@ -1,6 +1,7 @@
 """The agent at work: what it watches, its loops, and who is to be looked at again when something changes."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -43,6 +44,7 @@ VOLUMES_AT_WORK = 16
 ACTIONS_AT_WORK = 16
 NETWORKS_AT_WORK = 4
 _EVENTS_AGAIN_S = 1.0
+_NETWORKS_WITHIN_S = 5.0
 
 
 class Agent:
@@ -130,20 +132,18 @@ class Agent:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            informers = (
-                self._pools,
-                self._hypervisors,
-                self._virtual_networks,
-                self._volumes.informer,
-                self._machines.informer,
-            )
-            # Actions are not waited for: machines are served also where the cluster does not have that kind yet.
-            for informer in (*informers, self._actions.informer):
+            informers = (self._pools, self._hypervisors, self._volumes.informer, self._machines.informer)
+            # Others are not waited for: machines are served also where the cluster does not have these kinds yet.
+            for informer in (*informers, self._virtual_networks, self._actions.informer):
                 tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
             tasks.create_task(self._events.run(), name="events")
             tasks.create_task(self._hypervisor_loop.run(), name="reconcile Hypervisors")
             for informer in informers:
                 await informer.synced.wait()
+            with contextlib.suppress(TimeoutError):
+                # Else machines with interfaces would be said to wait for networks that are there.
+                async with asyncio.timeout(_NETWORKS_WITHIN_S):
+                    await self._virtual_networks.synced.wait()
             for uid in await self._machine_reconciler.find_machines():
                 self._machine_loop.enqueue(uid)
             for key in await self._networks.find_networks():
