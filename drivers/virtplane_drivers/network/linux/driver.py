@@ -48,7 +48,12 @@ from virtplane_drivers.network.linux.values import Finding, Transit
 
 CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
-_PROGRAMS: Mapping[str, str] = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "nsenter": "util-linux"}
+_PROGRAMS: Mapping[str, str] = {
+    "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
+    "conntrack": "conntrack",
+    "nsenter": "util-linux",
+}
 """Command -> the Debian package that brings it."""
 _SEARCHABLE = 0o711
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
