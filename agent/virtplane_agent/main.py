@@ -219,6 +219,14 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: KVM where a guest really runs under it, else emulation (default: %(default)s)",
     )
+    _add_network_options(parser)
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"
+    )
+    return parser
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transit-cidr",
         type=_transit_cidr,
@@ -249,10 +257,6 @@ def _parser() -> argparse.ArgumentParser:
         help="network namespace that networks lead out through, for example /proc/1/ns/net of an agent in a pod of its "
         "own network (default: the agent's own)",
     )
-    parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"
-    )
-    return parser
 
 
 if __name__ == "__main__":

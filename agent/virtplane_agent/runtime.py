@@ -32,6 +32,7 @@ from virtplane_api.kube.resources import (
     VIRTUAL_MACHINES,
     VOLUMES,
     Key,
+    Resource,
     uid_of,
 )
 from virtplane_api.names import AGENT_FIELD_MANAGER
@@ -72,13 +73,8 @@ class Agent:
         )
         self._virtual_networks = Informer(client, NETWORKS, self._network_changed)
         self._network_uids: dict[Key, str] = {}
-        self._networks = Networks(
-            endpoints,
-            self._virtual_networks,
-            self._machines,
-            self._network_loop.enqueue,
-            self._hypervisor_loop.enqueue,
-        )
+        enqueue, changed = self._network_loop.enqueue, self._hypervisor_loop.enqueue
+        self._networks = Networks(endpoints, self._virtual_networks, self._machines, enqueue, changed)
         strays = Strays(client, name, cluster_id, self._hypervisor_loop.enqueue)
         self._machine_reconciler = MachineReconciler(
             cluster_id,
@@ -87,39 +83,30 @@ class Agent:
             Disks(client, self._volumes, self._pools, endpoints),
             Interfaces(endpoints, self._networks),
             strays,
-            Reporter(
+            _reporter(
                 client,
                 VIRTUAL_MACHINES,
                 self._events,
-                self._machines.put_written,
-                owned=machine_fields.OWNED,
-                owned_conditions=machine_fields.OWNED_CONDITIONS,
+                self._machines,
+                machine_fields.OWNED,
+                machine_fields.OWNED_CONDITIONS,
             ),
         )
         self._volume_reconciler = VolumeReconciler(
             endpoints.storage,
             self._volumes,
             self._pools,
-            Reporter(
-                client,
-                VOLUMES,
-                self._events,
-                self._volumes.put_written,
-                owned=volume_fields.OWNED,
-                owned_conditions=volume_fields.OWNED_CONDITIONS,
+            _reporter(
+                client, VOLUMES, self._events, self._volumes, volume_fields.OWNED, volume_fields.OWNED_CONDITIONS
             ),
             self._machine_loop.enqueue,
         )
         self._action_reconciler = ActionReconciler(
             client, endpoints, self._actions, self._machines, self._events, self._action_loop.enqueue
         )
+        pools = PoolProbe(self._pools, endpoints.storage)
         self._hypervisor_reconciler = HypervisorReconciler(
-            client,
-            endpoints,
-            self._hypervisors,
-            PoolProbe(self._pools, endpoints.storage),
-            self._networks,
-            strays,
+            client, endpoints, self._hypervisors, pools, self._networks, strays
         )
 
     async def run(self) -> None:
@@ -204,6 +191,17 @@ class Agent:
 
 def _loop(name: str, reconcile: Callable[[str], Awaitable[Outcome]], *, concurrency: int) -> ReconcileLoop[str]:
     return ReconcileLoop(name, outcome_of(name, reconcile), concurrency=concurrency)
+
+
+def _reporter(
+    client: KubeClient,
+    resource: Resource,
+    events: EventRecorder,
+    placed: Placed,
+    owned: tuple[str, ...],
+    owned_conditions: tuple[str, ...],
+) -> Reporter:
+    return Reporter(client, resource, events, placed.put_written, owned=owned, owned_conditions=owned_conditions)
 
 
 async def _follow(events: Callable[[], AsyncIterator[str]], enqueue: Callable[[str], None]) -> None:

@@ -1,6 +1,8 @@
 """Real Linux guests on real networks of a host, from `kubectl apply` to a page of their web server."""
 
+import os
 import re
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import yaml
 
 from tests.cluster.guests.quickstart import ADDRESS_PREFIX, PAGE
 from tests.cluster.network_leftovers import mounts_below, network_processes
+from tests.cluster.system import OPERATOR
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import Namespace
 from tests.e2e.conftest import AGENT, BRIDGE, Live, Object, condition, root_disk, start_qemu_agent, vm
@@ -116,6 +119,33 @@ def test_an_address_goes_from_a_deleted_machine_to_a_new_one_at_once(live: Live,
     new = live.wait_ready("new", namespace)
     eventually(lambda: addresses(live, new) == ["10.20.0.77"], 60)
     eventually(lambda: page(host, "http://127.0.0.1:8081/") == PAGE, 30)
+
+
+def test_a_guest_whose_object_vanished_goes_on_to_be_served(live: Live, namespace: str) -> None:
+    host = live.system.host(AGENT)
+    forward = {"hostPort": 8082, "port": 80, "protocol": "TCP"}
+    live.apply(network("lan", namespace), linux(live, "web", namespace, on("lan", portForwards=[forward])))
+    machine = live.wait_ready("web", namespace)
+    eventually(lambda: page(host, "http://127.0.0.1:8082/") == PAGE, 60)
+    # As by a restored database: no teardown of ours, the object is simply not there any more.
+    live.system.stop(OPERATOR)
+    live.system.stop(AGENT)
+    live.kubectl("delete", "vpvm", "web", "-n", namespace, "--wait=false")
+    live.kubectl("patch", "vpvm", "web", "-n", namespace, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    live.system.start_operator()
+    start_qemu_agent(live)
+    # Another one on the network: what it is to be is asked for anew, and web is not in it.
+    live.apply(vm("other", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("lan")]))
+    live.wait_ready("other", namespace)
+    assert page(host, "http://127.0.0.1:8082/") == PAGE
+    for pid in live.pids(machine):
+        os.kill(pid, signal.SIGKILL)
+    [disk] = machine["status"]["placement"]["disks"]
+    # Nobody can know that the orphan has ended: a person takes the claim away.
+    live.kubectl(
+        "patch", "vpvol", disk["volumeName"], "-n", namespace, "--subresource=status", "--type=json",
+        "-p", '[{"op":"remove","path":"/status/claim"}]',
+    )  # fmt: skip
 
 
 def test_a_machine_waits_for_its_network_and_a_network_for_its_machines(live: Live, namespace: str) -> None:

@@ -161,6 +161,9 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
     async def apply(self, network: Network) -> None:
         """Make the network so. When it returns, what its ports send as their own passes, and they are answered.
 
+        A port that a hypervisor holds and that is not asked for any more stays served until it lets go, or until
+        another one needs what it has: a machine runs on also when nobody describes it.
+
         What is wrong with it without keeping its guests from each other (no way out, for example) is not raised: it is
         seen in `observe`, as FAILED.
 

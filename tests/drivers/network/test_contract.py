@@ -139,6 +139,20 @@ async def test_what_a_hypervisor_holds_is_not_removed_before_it_lets_go(host: Ne
         assert await driver.observe("net-1") == NO_NETWORK
 
 
+async def test_what_a_hypervisor_holds_stays_served_also_when_nobody_asks_for_it(host: NetworkHost) -> None:
+    both, one = network(host, "net-1", port(5), port(6)), network(host, "net-1", port(5))
+    async with host.open() as driver:
+        await driver.apply(both)
+        with host.joined(await driver.attachment(both, port(6))):
+            await driver.apply(one)
+            assert (await driver.observe("net-1")).ports == keys(port(5), port(6))
+            async with host.open() as next_driver:
+                await next_driver.apply(one)
+                assert (await next_driver.observe("net-1")).ports == keys(port(5), port(6))
+        await driver.apply(one)
+        assert (await driver.observe("net-1")).ports == keys(port(5))
+
+
 async def test_networks_of_one_host_may_have_the_same_addresses(host: NetworkHost) -> None:
     async with host.open() as driver:
         for uid in ("net-1", "net-2"):

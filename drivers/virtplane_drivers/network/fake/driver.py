@@ -73,7 +73,8 @@ class FakeNetworks(NetworkDriver):
         if self.faults.apply_s:
             await asyncio.sleep(self.faults.apply_s)
         self.faults.meet("apply")
-        ports = frozenset(port.key for port in network.ports)
+        held = self._ports.get(network.uid, frozenset()) & self.joined
+        ports = held | {port.key for port in network.ports}
         if self._ports.get(network.uid) != ports:
             self._ports[network.uid] = ports
             self._save()

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from virtplane_drivers.network.contract import (
     Port,
     PortForward,
 )
+from virtplane_drivers.network.held import still_served
 from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
@@ -152,6 +154,7 @@ class LinuxNetworks(NetworkDriver):
         try:
             await ensure_namespace(path)
             await links.apply_router(path, network)
+            network = await self._with_held_ports(path, network)
             transit, findings = await self._uplinks.apply(path, network)
             await self._router_rules.apply(path, network, transit, await self._addresses_of_host())
             now = self._applied[network.uid] = Applied(network, transit)
@@ -213,6 +216,15 @@ class LinuxNetworks(NetworkDriver):
     async def _addresses_of_host(self) -> list[IpAddress]:
         self._host_addresses = await self._uplinks.host_addresses()
         return sorted(self._host_addresses, key=lambda address: (address.version, int(address)))
+
+    async def _with_held_ports(self, path: Path, network: Network) -> Network:
+        """See `held`; a record of before this driver's start counts."""
+        before = self._applied.get(network.uid)
+        left = still_served(before.network, network) if before is not None else ()
+        if not left:
+            return network
+        held = await links.ports_held(path)
+        return replace(network, ports=(*network.ports, *(port for port in left if tap_name(port) in held)))
 
     async def _end_flows(self, path: Path, before: Applied | None, now: Applied) -> None:
         """An address or a host's port that goes to another guest starts without the flows of the one that had it."""

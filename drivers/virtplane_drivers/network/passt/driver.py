@@ -104,7 +104,8 @@ class PasstNetworks(NetworkDriver):
         try:
             await in_thread(_make_folder, self._folder / network.uid)
             for folder in await in_thread(_port_folders, self._folder / network.uid):
-                if folder not in wanted:
+                # A machine that nobody describes any more runs on, and is served.
+                if folder not in wanted and not await self._is_joined(folder):
                     await self._end(folder)
             for folder, port in wanted.items():
                 told = tuple(process.arguments(network, port, folder))
