@@ -33,6 +33,7 @@ from virtplane_drivers.network.contract import (
 from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
+from virtplane_drivers.network.linux.firewall import CAPABILITY, Firewalls
 from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
 from virtplane_drivers.network.linux.namespace import ensure_namespace, namespaces, remove_namespace
 from virtplane_drivers.network.linux.records import Applied, Records
@@ -41,7 +42,12 @@ from virtplane_drivers.network.linux.values import Finding, Transit
 
 CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
-_PROGRAMS: Mapping[str, str] = {"nft": "nftables", "dnsmasq": "dnsmasq-base", "nsenter": "util-linux"}
+_PROGRAMS: Mapping[str, str] = {
+    "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
+    "nsenter": "util-linux",
+    "conntrack": "conntrack",
+}
 """Command -> the Debian package that brings it."""
 _SEARCHABLE = 0o711
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
@@ -73,6 +79,7 @@ class LinuxNetworks(NetworkDriver):
         self._uplinks = Uplinks(state_id, transit_cidr, host_namespace)
         self._router_rules = rules.RouterRules()
         self._host_rules = rules.HostRules(state_id, host_namespace)
+        self._firewalls = Firewalls()
         self._hints = Hints()
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
@@ -86,6 +93,7 @@ class LinuxNetworks(NetworkDriver):
         self._missing = await asyncio.to_thread(_what_is_missing, self._runtime_folder)
         if not self._missing:
             self._applied = self._records.read_all()
+            await self._firewalls.find_way()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
 
@@ -102,7 +110,10 @@ class LinuxNetworks(NetworkDriver):
         missing = self._allowances.missing
         if self._missing:
             missing = dict.fromkeys(MODES, self._missing)
-        return NetworkFacts(MODES - set(missing), {f"Network{mode}": why for mode, why in missing.items()})
+        facts = {f"Network{mode}": why for mode, why in missing.items()}
+        if not self._missing and self._firewalls.missing:
+            facts[CAPABILITY] = self._firewalls.missing
+        return NetworkFacts(MODES - set(missing), facts)
 
     async def inventory(self) -> tuple[str, ...]:
         """Whatever of a network is left on the host names it."""
@@ -127,12 +138,15 @@ class LinuxNetworks(NetworkDriver):
     async def apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
         self._allowances.check(network)
+        self._firewalls.check(network)
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)
             await links.apply_router(path, network)
             transit, findings = await self._uplinks.apply(path, network)
-            await self._router_rules.apply(path, network, transit, await self._addresses_of_host())
+            host_addresses = await self._addresses_of_host()
+            await self._router_rules.apply(path, network, transit, host_addresses, self._firewalls.way)
+            await self._firewalls.take_effect(path, network)
             before = self._applied.get(network.uid)
             self._applied[network.uid] = Applied(network, transit)
             self._records.write(self._applied[network.uid])
@@ -167,6 +181,7 @@ class LinuxNetworks(NetworkDriver):
             await self._uplinks.remove(uid)
             await remove_namespace(path)
             self._router_rules.forget(path)
+            self._firewalls.forget(uid)
         except OSError as error:
             raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
         self._records.remove(uid)

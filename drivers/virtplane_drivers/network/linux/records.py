@@ -8,7 +8,7 @@ import ipaddress
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ class Records:
         """Not synced: after a reboot nothing of it is true."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{applied.network.uid}.json"
-        text = json.dumps({"format": FORMAT, **asdict(applied)}, default=str)
+        # Firewalls are the router's alone, which keeps its rules itself; with all their peers they would be most of it.
+        brief = replace(applied, network=replace(applied.network, firewalls=(), groups=()))
+        text = json.dumps({"format": FORMAT, **asdict(brief)}, default=str)
         if path.exists() and path.read_text() == text:
             return
         fresh = path.with_suffix(".new")
@@ -81,6 +83,8 @@ def _from_json(values: Mapping[str, Any]) -> Applied:
                     for route in network["routes"]
                 ),
                 "ports": tuple(map(_port, network["ports"])),
+                "firewalls": (),
+                "groups": (),
             }
         ),
         Transit(
