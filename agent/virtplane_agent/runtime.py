@@ -76,6 +76,7 @@ class Agent:
             self._machines,
             self._network_loop.enqueue,
             self._hypervisor_loop.enqueue,
+            client,
         )
         strays = Strays(client, name, cluster_id, self._hypervisor_loop.enqueue)
         self._machine_reconciler = MachineReconciler(
