@@ -51,7 +51,8 @@ def with_firewall(table: Table, network: Network, router_addresses: Iterable[IpA
     if not network.has_firewall:
         return table
     used = {port.firewall for port in network.ports}
-    firewalls = [one for one in network.firewalls if one.name in used]
+    # In an order of their own: else all would be put in anew when the machine that had one first goes.
+    firewalls = sorted((one for one in network.firewalls if one.name in used), key=lambda one: one.name)
     return replace(
         table,
         sets=(*table.sets, *_sets(network, firewalls)),
