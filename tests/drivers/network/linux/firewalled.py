@@ -24,7 +24,7 @@ TCP, UDP, ICMP = FirewallProtocol.TCP, FirewallProtocol.UDP, FirewallProtocol.IC
 
 def port(number: int, firewall: str = "", *, forwards: tuple[PortForward, ...] = ()) -> Port:
     """The interface of machine `number`, with the addresses of that number."""
-    held = ip_address(f"10.0.0.{number}"), ip_address(f"fd00::{number:x}")
+    held = ip_address(f"10.0.{number >> 8}.{number & 255}"), ip_address(f"fd00::{number:x}")
     mac = f"52:54:01:00:{number >> 8:02x}:{number & 255:02x}"
     return Port(f"machine-{number}", f"vm{number}", "eth0", mac, held, forwards, firewall)
 
