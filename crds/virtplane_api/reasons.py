@@ -74,6 +74,7 @@ class Reason(StrEnum):
     TOO_MANY_NICS = "TooManyNics"
     NO_UPSTREAM_DNS = "NoUpstreamDNS"
     FORWARDING_BLOCKED = "ForwardingBlocked"
+    FIREWALL_NOT_POSSIBLE = "FirewallNotPossible"
     HIDES_HOST_ROUTE = "HidesHostRoute"
     NO_SUCH_BRIDGE = "NoSuchBridge"
     NETWORK_ERROR = "NetworkError"

@@ -75,6 +75,30 @@ class ForwardProtocol(StrEnum):
     UDP = "UDP"
 
 
+class FirewallDirection(StrEnum):
+    """Who begins a flow, as the machine sees it."""
+
+    INGRESS = "Ingress"
+    EGRESS = "Egress"
+
+
+class FirewallAction(StrEnum):
+    """What becomes of a flow."""
+
+    ALLOW = "Allow"
+    DENY = "Deny"
+
+
+class FirewallProtocol(StrEnum):
+    """What a rule of a firewall speaks of."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+    ICMP = "ICMP"
+    """Of both families."""
+    ANY = "Any"
+
+
 class ActionType(StrEnum):
     """An act on a machine that is no state."""
 

@@ -29,6 +29,12 @@ def ipv6(cidr: str = "fd00:20::/64", **subnet: Any) -> Object:
     return network(ipv6={"cidr": cidr} | subnet)
 
 
+def walled(*names: str, **rule: Any) -> Object:
+    """A network with a rule of that content, of each name."""
+    base = {"direction": "Ingress", "action": "Allow"} | rule
+    return network(firewall={"rules": [{"name": name} | base for name in names or ("web",)]})
+
+
 def vm(*interfaces: Object) -> Object:
     return {
         "apiVersion": "virtplane.dev/v1alpha1",
@@ -66,6 +72,22 @@ GOOD: list[tuple[str, Object]] = [
     (
         "an IPv6 route",
         ipv6() | network(ipv6={"cidr": "fd00:20::/64"}, routes=[{"destination": "::/0", "via": "fd00:20::5"}]),
+    ),
+    ("a firewall of defaults alone", network(firewall={"defaults": {"ingress": "Deny"}})),
+    ("a firewall rule without limits", walled()),
+    (
+        "a firewall rule with all",
+        walled(
+            protocol="TCP",
+            ports=[{"port": 80}, {"port": 443, "endPort": 443}],
+            cidrs=["192.0.2.0/24", "::/0"],
+            peers={"matchLabels": {"role": "front"}},
+        ),
+    ),
+    ("a firewall rule for every machine", walled(peers={"matchLabels": {}})),
+    (
+        "a machine's firewall",
+        vm() | {"spec": vm()["spec"] | {"firewall": walled()["spec"]["firewall"]}},
     ),
     ("a machine with a wish for each family", vm(on_lan(ipAddresses=["10.20.0.9", "fd00:20::9"]))),
     ("a machine without wishes", vm(on_lan())),
@@ -135,6 +157,30 @@ BAD: list[tuple[str, Object, str]] = [
         "one MAC for two",
         vm(on_lan(macAddress="52:54:00:00:00:01"), on_lan("dmz", macAddress="52:54:00:00:00:01")),
         "two interfaces ask for one macAddress",
+    ),
+    ("a firewall action that there is not", walled(action="Reject"), 'supported values: "Allow", "Deny"'),
+    ("a firewall direction that there is not", walled(direction="In"), 'supported values: "Ingress", "Egress"'),
+    ("firewall ports of any protocol", walled(ports=[{"port": 80}]), "ports are of protocol TCP or UDP"),
+    ("firewall ports of ICMP", walled(protocol="ICMP", ports=[{"port": 8}]), "ports are of protocol TCP or UDP"),
+    (
+        "a firewall's range that ends before it begins",
+        walled(protocol="TCP", ports=[{"port": 443, "endPort": 80}]),
+        "endPort must not be below port",
+    ),
+    (
+        "a firewall port that is none",
+        walled(protocol="TCP", ports=[{"port": 0}]),
+        "spec.firewall.rules[0].ports[0].port",
+    ),
+    ("an address where a firewall takes a network", walled(cidrs=["192.0.2.1"]), "must be a network in CIDR notation"),
+    ("firewall bits behind the prefix", walled(cidrs=["192.0.2.1/24"]), "no bits may be set behind the prefix"),
+    ("no firewall ports at all", walled(protocol="TCP", ports=[]), "should have at least 1 items"),
+    ("firewall peers without labels", walled(peers={}), "spec.firewall.rules[0].peers.matchLabels: Required value"),
+    ("two firewall rules of one name", walled("web", "web"), "Duplicate value"),
+    (
+        "more firewall rules than there may be",
+        walled(*(f"r{number}" for number in range(65))),
+        "spec.firewall.rules: Too many: 65: must have at most 64 items",
     ),
     ("two interfaces of one name", vm(on_lan(), on_lan()), "Duplicate value"),
     ("no network", vm({"name": "lan"}), "spec.interfaces[0].networkName: Required value"),

@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.networks.desired import is_removed, network_value, placed_interfaces, ports_of
+from virtplane_agent.networks.firewalls import names_peers, with_firewalls
+from virtplane_agent.networks.peers import Peers
 from virtplane_agent.networks.turns import Turns
 from virtplane_agent.placed import Placed
+from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reasons import Reason
@@ -43,6 +46,7 @@ class Networks:
         machines: Placed,
         enqueue: Callable[[NetworkKey], None],
         on_change: Callable[[str], None],
+        client: KubeClient,
     ) -> None:
         self._endpoints = endpoints
         self._networks = networks
@@ -53,6 +57,11 @@ class Networks:
         self._seen: dict[NetworkKey, ObservedNetwork] = {}
         self._used: dict[str, tuple[NetworkKey, ...]] = {}
         """By machine: what its interfaces were on when it last changed."""
+        self._firewalls: dict[str, object] = {}
+        """By machine: its spec.firewall then."""
+        self._peers = Peers(client, self._peers_changed)
+        self._with_peers: dict[NetworkKey, str] = {}
+        """Those whose firewalls name machines, of that namespace."""
 
     # --- who is to be looked at ---------------------------------------------------------------------------------------
 
@@ -65,14 +74,15 @@ class Networks:
         ]
 
     def machine_changed(self, machine_uid: str) -> None:
-        """A machine came, went, or was given other addresses."""
+        """A machine came, went, or was given other addresses or rules."""
         machine = self._machines.get(machine_uid)
         now = () if machine is None or is_removed(machine) else tuple(self._keys_of(machine))
+        firewall = machine["spec"].get("firewall") if machine is not None and now else None
         before = self._used.get(machine_uid, ())
-        if now != before:
-            self._used[machine_uid] = now
+        if (now, firewall) != (before, self._firewalls.get(machine_uid)):
+            self._used[machine_uid], self._firewalls[machine_uid] = now, firewall
             if not now:
-                del self._used[machine_uid]
+                del self._used[machine_uid], self._firewalls[machine_uid]
             for key in {*now, *before}:
                 self._enqueue(key)
 
@@ -80,6 +90,11 @@ class Networks:
         """A VirtualNetwork came, changed or went."""
         for key in {key for keys in self._used.values() for key in keys if key.uid == network_uid}:
             self._enqueue(key)
+
+    def _peers_changed(self, namespace: str) -> None:
+        for key, of in self._with_peers.items():
+            if of == namespace:
+                self._enqueue(key)
 
     def _keys_of(self, machine: Object) -> Iterable[NetworkKey]:
         for placed in placed_interfaces(machine):
@@ -106,7 +121,11 @@ class Networks:
     def value(self, key: NetworkKey) -> Network | None:
         """The network as it is to be now; None when there is no such VirtualNetwork (any more)."""
         network = self.object(key.uid)
-        return None if network is None else network_value(network, ports_of(self._machines_on(key), key.uid))
+        if network is None:
+            return None
+        machines = self._machines_on(key)
+        peers = self._peers.machines(network["metadata"]["namespace"])
+        return with_firewalls(network_value(network, ports_of(machines, key.uid)), network, machines, peers)
 
     async def in_force(self, key: NetworkKey) -> Network:
         """Returns once the network is so for every machine that is placed here now; what it is then.
@@ -135,11 +154,13 @@ class Networks:
     async def stop(self) -> None:
         """End what is under way; the networks go on."""
         await self._turns.stop()
+        await self._peers.stop()
 
     async def _pass(self, key: NetworkKey) -> None:
         driver = self._endpoints.networks[key.driver]
-        network = self.value(key)
         try:
+            await self._know_peers(key)
+            network = self.value(key)
             if network is not None and network.ports:
                 await driver.apply(network)
             elif not self._is_needed(key.uid):
@@ -148,6 +169,16 @@ class Networks:
             self._saw(key, ObservedNetwork(NetworkState.FAILED, error.reason, str(error)))
             raise
         self._saw(key, await driver.observe(key.uid))
+
+    async def _know_peers(self, key: NetworkKey) -> None:
+        """Raises Unavailable: not yet, and without them the firewall would be another one."""
+        network, machines = self.object(key.uid), self._machines_on(key)
+        self._with_peers.pop(key, None)
+        if network is not None and machines and names_peers(network, machines):
+            self._with_peers[key] = network["metadata"]["namespace"]
+        self._peers.watch(set(self._with_peers.values()))
+        if key in self._with_peers:
+            await self._peers.ready(self._with_peers[key])
 
     def _is_needed(self, network_uid: str) -> bool:
         """Also by a machine that no driver serves now: its network may come back."""

@@ -20,6 +20,16 @@ ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBD
 Uid = Annotated[str, Field(min_length=1, max_length=64)]
 """metadata.uid of an object."""
 
+IpCidr = Annotated[
+    str,
+    Field(min_length=4, max_length=49),
+    Cel("isCIDR(self)", "must be a network in CIDR notation, for example 10.20.0.0/24"),
+    Cel(
+        "!isCIDR(self) || cidr(self) == cidr(self).masked()",
+        "must be the network's own address: no bits may be set behind the prefix",
+    ),
+]
+
 Time = Annotated[
     str,
     Field(

@@ -18,6 +18,7 @@ from virtplane_api.models.common import (
     Token,
     Uid,
 )
+from virtplane_api.models.firewall import Firewall
 from virtplane_api.models.machine_interface import MAX_INTERFACES, Interface, InterfaceStatus, PlacedInterface
 from virtplane_api.models.transition_rules import PLACEMENT_KEPT, STATUS_PLACEMENT_KEPT, TOKEN_GROWS, unchanged
 from virtplane_api.models.volume import VolumeTemplate
@@ -206,6 +207,11 @@ class VirtualMachineSpec(StructuralModel):
         default=None,
         description="The guest's network adapters. Each name once. Without it the machine is on no network.",
         examples=[[{"name": "lan", "networkName": "shop-lan"}]],
+    )
+    firewall: Firewall | None = Field(
+        default=None,
+        description="Of all its interfaces, in front of that of each network. A change takes effect at once.",
+        examples=[{"defaults": {"ingress": "Deny"}}],
     )
     display: Display | None = Field(
         default=None,

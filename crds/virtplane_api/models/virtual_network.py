@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from virtplane_api.crdgen import Cel, CelRule, CustomResource, ListAtomic, ListMap, PrinterColumn, StructuralModel
-from virtplane_api.models.common import Conditions, Generation, ObjectName
+from virtplane_api.models.common import Conditions, Generation, IpCidr, ObjectName
+from virtplane_api.models.firewall import Firewall
 from virtplane_api.names import CATEGORY, GROUP, VERSION
 from virtplane_api.vocabulary import Addressing, NetworkMode
 
@@ -16,16 +17,6 @@ IpAddress = Annotated[
     Cel("!isIP(self) || ip.isCanonical(self)", "must be written in its shortest form, as `ip address` prints it"),
 ]
 """An IPv4 or IPv6 address in its canonical form (RFC 5952): two ways to write one would be two claims."""
-
-IpCidr = Annotated[
-    str,
-    Field(min_length=4, max_length=49),
-    Cel("isCIDR(self)", "must be a network in CIDR notation, for example 10.20.0.0/24"),
-    Cel(
-        "!isCIDR(self) || cidr(self) == cidr(self).masked()",
-        "must be the network's own address: no bits may be set behind the prefix",
-    ),
-]
 
 Gateway = Annotated[
     str,
@@ -235,6 +226,11 @@ class VirtualNetworkSpec(StructuralModel):
     )
     bridge: HostBridge | None = Field(
         default=None, description="Of mode Bridge: what it is joined to.", examples=[{"name": "br-lan"}]
+    )
+    firewall: Firewall | None = Field(
+        default=None,
+        description="Of every machine on it, behind the machine's own. Without any: all flows are let through.",
+        examples=[{"defaults": {"ingress": "Deny"}}],
     )
 
 

@@ -24,7 +24,14 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol, Self
 
-from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
+from virtplane_api.vocabulary import (
+    Addressing,
+    FirewallAction,
+    FirewallDirection,
+    FirewallProtocol,
+    ForwardProtocol,
+    NetworkMode,
+)
 from virtplane_drivers.attachment import NicAttachment
 
 IpAddress = IPv4Address | IPv6Address
@@ -59,6 +66,43 @@ class PortForward:
 
 
 @dataclass(frozen=True, slots=True)
+class FirewallRule:
+    """Flows, by who begins them and where to, and whether they are let through."""
+
+    direction: FirewallDirection
+    """As the guest sees it."""
+    action: FirewallAction
+    protocol: FirewallProtocol = FirewallProtocol.ANY
+    ports: tuple[tuple[int, int], ...] = ()
+    """Ranges of ports that the flow is to, first and last; empty: all."""
+    is_of_everybody: bool = True
+    """Else the other end is in `cidrs` or in one of `groups`."""
+    cidrs: tuple[IpNetwork, ...] = ()
+    groups: tuple[str, ...] = ()
+    """Names of groups of the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firewall:
+    """What the ports that name it let through: the first rule that matches decides, else the default."""
+
+    name: str
+    """Within its network: a DNS label that names the same rules for ever, for example a digest of them."""
+    ingress: FirewallAction
+    egress: FirewallAction
+    rules: tuple[FirewallRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGroup:
+    """Addresses that rules name: one machine more or less changes no rule."""
+
+    name: str
+    """Within its network: a DNS label, whatever is in it."""
+    addresses: tuple[IpAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """One interface of a machine of this host, with all that it may send as."""
 
@@ -72,6 +116,8 @@ class Port:
     addresses: tuple[IpAddress, ...] = ()
     """At most one of each family. Of a family that the network does not manage: none."""
     forwards: tuple[PortForward, ...] = ()
+    firewall: str = ""
+    """Name of a firewall of the network; empty: all flows pass."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -98,11 +144,20 @@ class Network:
     host_bridge: str = ""
     """Of mode Bridge: the bridge of the host."""
     ports: tuple[Port, ...] = ()
+    firewalls: tuple[Firewall, ...] = ()
+    """Those that ports name: once for all ports that share one."""
+    groups: tuple[AddressGroup, ...] = ()
+    """Those that rules name."""
 
     @property
     def subnets(self) -> tuple[Subnet, ...]:
         """Those that it has."""
         return tuple(subnet for subnet in (self.ipv4, self.ipv6) if subnet is not None)
+
+    @property
+    def has_firewall(self) -> bool:
+        """Whether a port of it has one."""
+        return any(port.firewall for port in self.ports)
 
 
 class NetworkState(StrEnum):
@@ -135,7 +190,8 @@ class NetworkFacts:
 
     modes: frozenset[NetworkMode]
     missing: Mapping[str, str] = field(default_factory=dict)
-    """`Network` and a mode that the driver has elsewhere -> why this host lacks it and what would bring it."""
+    """`Network` and a mode, or `NetworkFirewall`, that the driver has elsewhere -> why this host lacks it and what
+    would bring it."""
 
 
 class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
@@ -167,8 +223,11 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         What is wrong with it without keeping its guests from each other (no way out, for example) is not raised: it is
         seen in `observe`, as FAILED.
 
+        A change of firewalls breaks no flow that they still let through, and ends those that they do not any more.
+
         Raises:
-            Refused: it can never be so (`reason` and the message say which part).
+            Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible: a port has a
+                firewall, and the host has no means for it; nothing was changed.
             Unavailable: not now; it may be so in part, and may be asked for again.
         """
         ...

@@ -4,6 +4,9 @@ That it is not asked for is no order to cut it off: its object may be gone by a 
 needs is that one's.
 """
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from virtplane_drivers.network.contract import Network, Port
 
 
@@ -11,6 +14,22 @@ def still_served(before: Network, now: Network) -> tuple[Port, ...]:
     """The ports of before that are not asked for now, and that have nothing that one which is asked for has."""
     keys, taken = {port.key for port in now.ports}, {thing for port in now.ports for thing in _things(port)}
     return tuple(port for port in before.ports if port.key not in keys and not taken & _things(port))
+
+
+def with_held(before: Network, now: Network, ports: Iterable[Port]) -> Network:
+    """The network with these ports of before too, and with what of before's firewalls they are under."""
+    held = tuple(ports)
+    known, named = {one.name for one in now.firewalls}, {port.firewall for port in held}
+    firewalls = tuple(one for one in before.firewalls if one.name in named - known)
+    groups_known = {one.name for one in now.groups}
+    groups_named = {name for one in firewalls for rule in one.rules for name in rule.groups}
+    groups = tuple(one for one in before.groups if one.name in groups_named - groups_known)
+    return replace(
+        now,
+        ports=(*now.ports, *held),
+        firewalls=(*now.firewalls, *firewalls),
+        groups=(*now.groups, *groups),
+    )
 
 
 def _things(port: Port) -> set[object]:

@@ -139,6 +139,7 @@ class AgentInMemory:
             self.machines,
             self.enqueued_networks.append,
             self.changed_hypervisors.append,
+            self.client,
         )
         for machine in self.machines.all():
             self.networks.machine_changed(uid_of(machine))

@@ -10,10 +10,13 @@ import pytest
 
 from tests.drivers.network.hosts import NetworkHost, host_of
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
-from virtplane_drivers.errors import Unavailable
+from virtplane_api.vocabulary import FirewallAction, FirewallDirection, ForwardProtocol, NetworkMode
+from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
+    AddressGroup,
+    Firewall,
+    FirewallRule,
     Network,
     NetworkState,
     Port,
@@ -82,6 +85,28 @@ async def test_a_network_of_each_mode_is_there_with_its_ports_once_it_was_applie
             assert (seen.state, seen.message, seen.ports) == (NetworkState.READY, "", keys(port(5), port(6)))
             assert await driver.inventory() == (uid,)
             await driver.remove(uid)
+
+
+async def test_a_firewall_is_taken_or_refused_and_never_left_out(host: NetworkHost) -> None:
+    peers_only = FirewallRule(FirewallDirection.INGRESS, FirewallAction.ALLOW, is_of_everybody=False, groups=("peers",))
+    shut = Firewall("shut", FirewallAction.DENY, FirewallAction.ALLOW, (peers_only,))
+    walled = replace(
+        network(host, "net-1", replace(port(5), firewall="shut"), port(6)),
+        firewalls=(shut,),
+        groups=(AddressGroup("peers", port(6).addresses),),
+    )
+    async with host.open() as driver:
+        if host.mode is NetworkMode.USER:
+            with pytest.raises(Refused) as refused:
+                await driver.apply(walled)
+            assert refused.value.reason == Reason.FIREWALL_NOT_POSSIBLE
+            assert await driver.observe("net-1") == NO_NETWORK
+            return
+        await driver.apply(walled)
+        seen = await driver.observe("net-1")
+        assert (seen.state, seen.message, seen.ports) == (NetworkState.READY, "", keys(port(5), port(6)))
+    async with host.open() as driver:  # another one, of later
+        assert (await driver.observe("net-1")).ports == keys(port(5), port(6))
 
 
 async def test_ports_come_and_go(host: NetworkHost) -> None:

@@ -5,9 +5,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
-from virtplane_drivers.network.contract import Network, Port, PortForward
-from virtplane_drivers.network.held import still_served
+from virtplane_api.vocabulary import FirewallAction, FirewallDirection, ForwardProtocol, NetworkMode
+from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, Network, Port, PortForward
+from virtplane_drivers.network.held import still_served, with_held
 
 FORWARD = PortForward(ForwardProtocol.TCP, 8080, 80)
 OLD = Port("vm-old", "old", "lan", "52:54:00:00:00:01", (ip_address("10.20.0.9"),), (FORWARD,))
@@ -41,3 +41,32 @@ def test_one_that_is_asked_for_is_as_it_is_asked_for() -> None:
     assert still_served(network(OLD), network(changed)) == ()
     udp = replace(OTHER, forwards=(PortForward(ForwardProtocol.UDP, 8080, 81),))
     assert still_served(network(OLD), network(udp)) == (OLD,)
+
+
+def behind(name: str, *groups: str) -> Firewall:
+    rule = FirewallRule(FirewallDirection.INGRESS, FirewallAction.ALLOW, is_of_everybody=False, groups=groups)
+    return Firewall(name, FirewallAction.DENY, FirewallAction.ALLOW, (rule,))
+
+
+def test_it_stays_behind_its_firewall() -> None:
+    peers, others = AddressGroup("peers", OTHER.addresses), AddressGroup("others", ())
+    walled = replace(OLD, firewall="old")
+    before = replace(network(walled), firewalls=(behind("old", "peers"), behind("gone", "others")))
+    before = replace(before, groups=(peers, others))
+    now = with_held(before, network(OTHER), (walled,))
+    assert now.ports == (OTHER, walled)
+    assert now.firewalls == before.firewalls[:1]
+    assert now.groups == (peers,)
+
+
+def test_what_both_name_is_as_it_is_now() -> None:
+    now_empty, walled = AddressGroup("peers", ()), replace(OLD, firewall="old")
+    before = replace(
+        network(walled), firewalls=(behind("old", "peers"),), groups=(AddressGroup("peers", OLD.addresses),)
+    )
+    described = replace(
+        network(replace(OTHER, firewall="new")), firewalls=(behind("new", "peers"),), groups=(now_empty,)
+    )
+    now = with_held(before, described, (walled,))
+    assert {one.name for one in now.firewalls} == {"old", "new"}
+    assert now.groups == (now_empty,)

@@ -11,7 +11,6 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -32,10 +31,11 @@ from virtplane_drivers.network.contract import (
     Port,
     PortForward,
 )
-from virtplane_drivers.network.held import still_served
+from virtplane_drivers.network.held import still_served, with_held
 from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
+from virtplane_drivers.network.linux.firewall import CAPABILITY, Firewalls
 from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
 from virtplane_drivers.network.linux.namespace import (
     ensure_namespace,
@@ -87,6 +87,7 @@ class LinuxNetworks(NetworkDriver):
         self._uplinks = Uplinks(state_id, transit_cidr, host_namespace)
         self._router_rules = rules.RouterRules()
         self._host_rules = rules.HostRules(state_id, host_namespace)
+        self._firewalls = Firewalls()
         self._hints = Hints()
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
@@ -109,6 +110,7 @@ class LinuxNetworks(NetworkDriver):
                 raise Unavailable(message, reason=Reason.NETWORK_ERROR) from error
             self._applied = self._records.read_all()
             self._settled = dict(self._applied)
+            await self._firewalls.find_way()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
 
@@ -125,7 +127,10 @@ class LinuxNetworks(NetworkDriver):
         missing = self._allowances.missing
         if self._missing:
             missing = dict.fromkeys(MODES, self._missing)
-        return NetworkFacts(MODES - set(missing), {f"Network{mode}": why for mode, why in missing.items()})
+        facts = {f"Network{mode}": why for mode, why in missing.items()}
+        if not self._missing and self._firewalls.missing:
+            facts[CAPABILITY] = self._firewalls.missing
+        return NetworkFacts(MODES - set(missing), facts)
 
     async def inventory(self) -> tuple[str, ...]:
         """Whatever of a network is left on the host names it."""
@@ -150,13 +155,16 @@ class LinuxNetworks(NetworkDriver):
     async def apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
         self._allowances.check(network)
+        self._firewalls.check(network)
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)
             await links.apply_router(path, network)
             network = await self._with_held_ports(path, network)
             transit, findings = await self._uplinks.apply(path, network)
-            await self._router_rules.apply(path, network, transit, await self._addresses_of_host())
+            host_addresses = await self._addresses_of_host()
+            await self._router_rules.apply(path, network, transit, host_addresses, self._firewalls.way)
+            await self._firewalls.take_effect(path, network)
             now = self._applied[network.uid] = Applied(network, transit)
             await self._apply_host_rules()
             # Written once they have ended: who is killed before that ends them in the next apply.
@@ -193,6 +201,7 @@ class LinuxNetworks(NetworkDriver):
             await self._uplinks.remove(uid)
             await remove_namespace(path)
             self._router_rules.forget(path)
+            self._firewalls.forget(uid)
         except OSError as error:
             raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
         self._records.remove(uid)
@@ -221,10 +230,10 @@ class LinuxNetworks(NetworkDriver):
         """See `held`; a record of before this driver's start counts."""
         before = self._applied.get(network.uid)
         left = still_served(before.network, network) if before is not None else ()
-        if not left:
+        if before is None or not left:
             return network
         held = await links.ports_held(path)
-        return replace(network, ports=(*network.ports, *(port for port in left if tap_name(port) in held)))
+        return with_held(before.network, network, (port for port in left if tap_name(port) in held))
 
     async def _end_flows(self, path: Path, before: Applied | None, now: Applied) -> None:
         """An address or a host's port that goes to another guest starts without the flows of the one that had it."""

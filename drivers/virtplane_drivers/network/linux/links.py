@@ -20,6 +20,7 @@ from virtplane_drivers.network.linux.dnsmasq.configuration import own_addresses
 from virtplane_drivers.network.linux.names import BRIDGE, router_mac, tap_name
 from virtplane_drivers.network.linux.namespace import in_namespace
 
+_BRIDGED_TO_INET = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 TAP = "tun"
 """What the kernel calls the kind of a tap."""
 
@@ -65,9 +66,8 @@ def router_sysctls(network: Network) -> Mapping[str, str]:
         "net/ipv4/conf/all/accept_source_route": "0",
         "net/ipv6/conf/default/disable_ipv6": "1",
         "net/ipv6/conf/default/accept_ra": "0",
-        # Bridged frames are none of inet's business in a network without a firewall.
-        "net/bridge/bridge-nf-call-iptables": "0",
-        "net/bridge/bridge-nf-call-ip6tables": "0",
+        # Bridged frames are none of inet's business in a network without a firewall; one with it says when they are.
+        **({} if network.has_firewall else dict.fromkeys(_BRIDGED_TO_INET, "0")),
         "net/bridge/bridge-nf-call-arptables": "0",
     }
 

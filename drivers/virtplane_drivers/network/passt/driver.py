@@ -100,6 +100,9 @@ class PasstNetworks(NetworkDriver):
         """A passt that is as it is to be is left alone; any other is ended, and its guest's connections with it."""
         if network.mode is not NetworkMode.USER:
             raise Refused(f"passt has no networks of mode {network.mode}", reason=Reason.NETWORK_INVALID)
+        if network.has_firewall:
+            message = "a firewall takes a network of the host's: passt, which serves mode User, has none"
+            raise Refused(message, reason=Reason.FIREWALL_NOT_POSSIBLE)
         wanted = {self._port_folder(network.uid, port): port for port in network.ports}
         try:
             await in_thread(_make_folder, self._folder / network.uid)

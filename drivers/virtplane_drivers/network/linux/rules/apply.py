@@ -8,6 +8,7 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.namespace import in_namespace
+from virtplane_drivers.network.linux.rules.firewall import Way
 from virtplane_drivers.network.linux.rules.host import Networks, forwarded_families, host_ruleset
 from virtplane_drivers.network.linux.rules.kept import KeptRules
 from virtplane_drivers.network.linux.rules.loopback import LoopbackWays, are_open, open_ways
@@ -31,6 +32,7 @@ class RouterRules:
         network: Network,
         transit: Transit | None,
         host_addresses: Sequence[IpAddress | IpNetwork],
+        way: Way = Way.BRIDGE_NETFILTER,
     ) -> None:
         """The router lets pass what the network says, and nothing of it to the host's own addresses.
 
@@ -39,7 +41,7 @@ class RouterRules:
         Raises:
             Unavailable: the namespace is gone, or nft is missing or refuses (NetworkError).
         """
-        asked = network, transit, tuple(host_addresses)
+        asked = network, transit, tuple(host_addresses), way
         built = self._built.get(path)
         if built is None or built[0] != asked:
             built = self._built[path] = asked, router_ruleset(*asked)

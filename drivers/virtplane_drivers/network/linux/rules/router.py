@@ -12,6 +12,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.links import bridge_interfaces
+from virtplane_drivers.network.linux.rules.firewall import Way, with_firewall, with_states
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Ruleset, Table
 from virtplane_drivers.network.linux.rules.spoofing import spoofing_table
 from virtplane_drivers.network.linux.transit import IPV6_TRANSIT
@@ -29,10 +31,17 @@ _FROM_HOST, _TO_HOST = f'iifname "{names.UPLINK}"', f'oifname "{names.UPLINK}"'
 
 
 def router_ruleset(
-    network: Network, transit: Transit | None, host_addresses: Sequence[IpAddress | IpNetwork]
+    network: Network,
+    transit: Transit | None,
+    host_addresses: Sequence[IpAddress | IpNetwork],
+    way: Way = Way.BRIDGE_NETFILTER,
 ) -> Ruleset:
     """The tables of the router namespace. Pure. Without a transit nothing is forwarded but between guests."""
-    return (spoofing_table(network), _routing_table(network, transit, host_addresses))
+    own_addresses = [interface.ip for interface in bridge_interfaces(network)]
+    return (
+        with_firewall(spoofing_table(network), network, own_addresses, way),
+        with_states(_routing_table(network, transit, host_addresses), network, way),
+    )
 
 
 def _routing_table(network: Network, transit: Transit | None, host_addresses: Sequence[IpAddress | IpNetwork]) -> Table:

@@ -23,8 +23,7 @@ class NamedSet:
     elements: frozenset[str] = frozenset()
     kind: str = "set"
     in_place: bool = True
-    """Whether elements are added and deleted one by one. Not of intervals, which the kernel may have merged, nor of
-    maps, where a key that gets another value is deleted and added at once."""
+    """Whether elements are added and deleted one by one. Not of intervals, which the kernel may have merged."""
 
 
 @dataclass(frozen=True, slots=True)

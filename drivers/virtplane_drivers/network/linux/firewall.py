@@ -1,0 +1,132 @@
+"""What firewalls take of a host besides their rules: a way to know flows, settings of a namespace, the end of flows.
+
+Nothing is ever loaded into the kernel for them: br_netfilter changes what happens to the frames of every bridge of the
+host. A host without any way has no firewalls, and says so.
+"""
+
+from pathlib import Path
+
+from virtplane_api.reasons import Reason
+from virtplane_drivers.errors import Refused, Unavailable
+from virtplane_drivers.host import netns
+from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.network.contract import IpAddress, Network
+from virtplane_drivers.network.linux.links import bridge_interfaces
+from virtplane_drivers.network.linux.namespace import in_namespace
+from virtplane_drivers.network.linux.rules.conntrack import end_flows_unless
+from virtplane_drivers.network.linux.rules.firewall import Way
+from virtplane_drivers.network.linux.rules.judgement import Judge
+from virtplane_drivers.network.linux.rules.nft import command
+
+CAPABILITY = "NetworkFirewall"
+_CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
+_SYSCTLS, _LOOSE = Path("/proc/sys/net/bridge"), Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
+_WITH_CT = "table bridge probe {\n chain c {\n type filter hook prerouting priority 0;\n ct state new accept\n }\n}\n"
+_NO_WAY = (
+    "this kernel has no connection tracking for bridged frames, and br_netfilter is not loaded (which would change what"
+    " happens to the frames of all bridges of the host, so it is left to you: modprobe br_netfilter, or a kernel with"
+    " nf_conntrack_bridge; then start the agent again)"
+)
+
+
+class Firewalls:
+    """Those of all networks of a host."""
+
+    def __init__(self) -> None:
+        self.missing = _NO_WAY
+        """Why this host has none, and what would bring them; empty when it has."""
+        self.way = Way.BRIDGE_NETFILTER
+        self._judged: dict[str, Network] = {}
+
+    async def find_way(self) -> None:
+        """Which one this host has, tried in a namespace of its own. Changes nothing."""
+        if await in_thread(_has_bridge_netfilter):
+            self.way, self.missing = Way.BRIDGE_NETFILTER, ""
+        elif await _has_bridge_conntrack():
+            self.way, self.missing = Way.BRIDGE_CONNTRACK, ""
+
+    def check(self, network: Network) -> None:
+        """Raises Refused: the network has a firewall, and this host has none (FirewallNotPossible)."""
+        if self.missing and network.has_firewall:
+            raise Refused(
+                f"network {network.namespace}/{network.name} has a firewall: {self.missing}",
+                reason=Reason.FIREWALL_NOT_POSSIBLE,
+            )
+
+    async def take_effect(self, path: Path, network: Network) -> None:
+        """Frames meet the rules that are in the namespace, and flows that those do not let through have ended.
+
+        Raises:
+            Unavailable: the way is gone that was there when the agent started (FirewallNotPossible).
+        """
+        before = self._judged.pop(network.uid, None)
+        if not network.has_firewall:
+            if before is None or before.has_firewall:
+                await in_namespace(path, _set_loose, value="1")
+        else:
+            try:
+                await in_namespace(path, _turn_on, self.way)
+            except OSError as error:
+                message = f"network {network.namespace}/{network.name} has a firewall: {error}"
+                raise Unavailable(message, reason=Reason.FIREWALL_NOT_POSSIBLE) from error
+            if before is None or may_end_flows(before, network):
+                judge = Judge(network, router_addresses(network))
+                await in_namespace(path, end_flows_unless, judge.lets_through)
+        self._judged[network.uid] = network
+
+    def forget(self, network_uid: str) -> None:
+        """The network is gone."""
+        self._judged.pop(network_uid, None)
+
+
+def router_addresses(network: Network) -> tuple[IpAddress, ...]:
+    """Under which guests ask the router."""
+    return tuple(interface.ip for interface in bridge_interfaces(network))
+
+
+def may_end_flows(before: Network, now: Network) -> bool:
+    """Whether a flow that was let through may not be any more. A port more is no reason to look at all flows."""
+    if (before.groups, before.routes, before.subnets) != (now.groups, now.routes, now.subnets):
+        return True
+    had = {(port.key, port.addresses): port.firewall for port in before.ports}
+    rules_before, rules_now = ({one.name: one for one in network.firewalls} for network in (before, now))
+    for port in now.ports:
+        name = had.get((port.key, port.addresses))
+        if name is None and not port.addresses:
+            return True
+        if name is not None and (name != port.firewall or rules_before.get(name) != rules_now.get(name)):
+            return True
+    return False
+
+
+def _has_bridge_netfilter() -> bool:
+    """Of each namespace its own, else it is the host's and not to be touched."""
+    netns.enter_new()
+    return all((_SYSCTLS / name).exists() for name in _CALLS)
+
+
+async def _has_bridge_conntrack() -> bool:
+    try:
+        await command(None, "unshare", "--net", "--", "nft", "--check", "-f", "-", stdin=_WITH_CT)
+    except Unavailable:
+        return False
+    return True
+
+
+def _turn_on(way: Way) -> None:
+    # First: a flow of before whose beginning nobody saw would be taken for one that the answering side began.
+    _set_loose(value="0")
+    for name in _CALLS:
+        setting = _SYSCTLS / name
+        if way is Way.BRIDGE_NETFILTER or setting.exists():
+            _set(setting, "1" if way is Way.BRIDGE_NETFILTER else "0")
+
+
+def _set_loose(*, value: str) -> None:
+    if _LOOSE.exists():  # not of a kernel that tracks no flows yet
+        _set(_LOOSE, value)
+
+
+def _set(setting: Path, value: str) -> None:
+    if setting.read_text().strip() != value:
+        setting.write_text(value)

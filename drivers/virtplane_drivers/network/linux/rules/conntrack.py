@@ -1,0 +1,115 @@
+"""The flows that the kernel knows in a network namespace, read and ended by netlink.
+
+One message for each flow: conntrack(8) would be a process for each. Source: linux/netfilter/nfnetlink_conntrack.h.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+from virtplane_drivers.network.linux.rules.judgement import Flow
+
+_TIMEOUT_S = 30.0
+_NETLINK_NETFILTER = 12
+_REQUEST, _ACK, _DUMP = 1, 4, 0x300
+_ERROR, _DONE = 2, 3
+_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_ORIGINAL, _REPLY, _ID = 1, 2, 12
+_TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
+_IPV4_SOURCE, _IPV6_SOURCE = 1, 3
+_NUMBER, _SOURCE_PORT = 1, 2
+_TYPE_MASK = 0x3FFF
+"""Without the flags that say how an attribute is to be read."""
+_HEADER, _NF_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("!BBH"), struct.Struct("=HH")
+
+
+def end_flows_unless(is_kept: Callable[[Flow], bool]) -> int:
+    """How many flows of the thread's namespace were ended: those of which `is_kept` says no. Blocking.
+
+    Raises:
+        OSError: the kernel does not say.
+    """
+    ended = 0
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as kernel:
+        kernel.settimeout(_TIMEOUT_S)
+        # All first: to a request in the midst of it the kernel would not answer.
+        condemned = [(family, attributes) for family, attributes in _known(kernel) if not is_kept(_flow(attributes))]
+        for family, attributes in condemned:
+            ended += _end(kernel, family, attributes)
+    return ended
+
+
+def _known(kernel: socket.socket) -> Iterator[tuple[int, dict[int, bytes]]]:
+    kernel.send(_message(_GET, _REQUEST | _DUMP, socket.AF_UNSPEC, b""))
+    while True:
+        for kind, body in _answers(kernel):
+            if kind == _DONE:
+                return
+            family, _, _ = _NF_HEADER.unpack_from(body)
+            if family in (socket.AF_INET, socket.AF_INET6):
+                yield family, _attributes(body[_NF_HEADER.size :])
+
+
+def _end(kernel: socket.socket, family: int, attributes: dict[int, bytes]) -> int:
+    which = b"".join(_attribute(kind, attributes[kind]) for kind in (_ORIGINAL, _ID) if kind in attributes)
+    kernel.send(_message(_DELETE, _REQUEST | _ACK, family, which))
+    try:
+        list(_answers(kernel))
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # it ended by itself
+            raise
+        return 0
+    return 1
+
+
+def _answers(kernel: socket.socket) -> Iterator[tuple[int, bytes]]:
+    data = kernel.recv(1 << 17)
+    while len(data) >= _HEADER.size:
+        length, kind, _, _, _ = _HEADER.unpack_from(data)
+        body = data[_HEADER.size : length]
+        if kind == _ERROR:
+            code = -int(struct.unpack_from("=i", body)[0])
+            if code:
+                raise OSError(code, os.strerror(code), "netlink")
+        yield kind, body
+        data = data[(length + 3) // 4 * 4 :]
+
+
+def _flow(attributes: dict[int, bytes]) -> Flow:
+    """Whom it is from tells its first packet; whom it is to, the answer: in between addresses may be replaced."""
+    asked, answered = (_attributes(attributes[kind]) for kind in (_ORIGINAL, _REPLY))
+    protocol, answers_by = _attributes(asked[_TUPLE_PROTOCOL]), _attributes(answered[_TUPLE_PROTOCOL])
+    return Flow(
+        protocol[_NUMBER][0],
+        ip_address(_address(asked, _IPV4_SOURCE, _IPV6_SOURCE)),
+        ip_address(_address(answered, _IPV4_SOURCE, _IPV6_SOURCE)),
+        int.from_bytes(answers_by.get(_SOURCE_PORT, b"")),
+    )
+
+
+def _address(tuple_: dict[int, bytes], ipv4: int, ipv6: int) -> bytes:
+    addresses = _attributes(tuple_[_TUPLE_IP])
+    return addresses.get(ipv4) or addresses[ipv6]
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found = {}
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        found[kind & _TYPE_MASK] = data[_ATTRIBUTE.size : length]
+        data = data[(length + 3) // 4 * 4 :]
+    return found
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    nested = 0x8000 if kind == _ORIGINAL else 0
+    padding = -len(value) % 4
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind | nested) + value + bytes(padding)
+
+
+def _message(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+    length = _HEADER.size + _NF_HEADER.size + len(attributes)
+    return _HEADER.pack(length, kind, flags, 1, 0) + _NF_HEADER.pack(family, 0, 0) + attributes
