@@ -26,6 +26,7 @@ from typing import Protocol, Self
 
 from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
 from virtplane_drivers.attachment import NicAttachment
+from virtplane_drivers.network.overlay import Overlay, Underlay
 
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
@@ -97,6 +98,8 @@ class Network:
     routes: tuple[Route, ...] = ()
     host_bridge: str = ""
     """Of mode Bridge: the bridge of the host."""
+    overlay: Overlay | None = None
+    """Of mode Overlay, and never None there."""
     ports: tuple[Port, ...] = ()
 
     @property
@@ -136,6 +139,8 @@ class NetworkFacts:
     modes: frozenset[NetworkMode]
     missing: Mapping[str, str] = field(default_factory=dict)
     """`Network` and a mode that the driver has elsewhere -> why this host lacks it and what would bring it."""
+    underlay: Underlay | None = None
+    """What networks of mode Overlay go over; None: there are none."""
 
 
 class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
 from virtplane_drivers.network.contract import Network, Port, PortForward, Route, Subnet
 from virtplane_drivers.network.linux.values import Transit
+from virtplane_drivers.network.overlay import Overlay, RemoteMachine
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def _from_json(values: Mapping[str, Any]) -> Applied:
                     Route(ipaddress.ip_network(route["destination"]), ipaddress.ip_address(route["via"]))
                     for route in network["routes"]
                 ),
+                "overlay": _overlay(network.get("overlay")),
                 "ports": tuple(map(_port, network["ports"])),
             }
         ),
@@ -99,6 +101,20 @@ def _subnet(values: Mapping[str, Any] | None) -> Subnet | None:
         return None
     gateway = ipaddress.ip_address(values["gateway"]) if values["gateway"] else None
     return Subnet(ipaddress.ip_network(values["cidr"]), gateway, Addressing(values["addressing"]))
+
+
+def _overlay(values: Mapping[str, Any] | None) -> Overlay | None:
+    if values is None:
+        return None
+    return Overlay(
+        vni=values["vni"],
+        local=ipaddress.ip_address(values["local"]),
+        peers=tuple(map(ipaddress.ip_address, values["peers"])),
+        machines=tuple(
+            RemoteMachine(one["name"], tuple(map(ipaddress.ip_address, one["addresses"]))) for one in values["machines"]
+        ),
+        udp_port=values["udp_port"],
+    )
 
 
 def _port(values: Mapping[str, Any]) -> Port:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.rules.overlay import guard_tables
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Ruleset, Table
 from virtplane_drivers.network.linux.rules.spoofing import spoofing_table
 from virtplane_drivers.network.linux.transit import IPV6_TRANSIT
@@ -24,6 +25,8 @@ _NEVER_FORWARDED = (
     IPv6Network("fe80::/10"),
     IPV6_TRANSIT,
 )
+MASQUERADED = frozenset({NetworkMode.NAT, NetworkMode.OVERLAY})
+"""Modes whose machines reach out under the host's addresses."""
 _FROM_GUESTS, _TO_GUESTS = f'iifname "{names.BRIDGE}"', f'oifname "{names.BRIDGE}"'
 _FROM_HOST, _TO_HOST = f'iifname "{names.UPLINK}"', f'oifname "{names.UPLINK}"'
 
@@ -32,7 +35,7 @@ def router_ruleset(
     network: Network, transit: Transit | None, host_addresses: Sequence[IpAddress | IpNetwork]
 ) -> Ruleset:
     """The tables of the router namespace. Pure. Without a transit nothing is forwarded but between guests."""
-    return (spoofing_table(network), _routing_table(network, transit, host_addresses))
+    return (spoofing_table(network), _routing_table(network, transit, host_addresses), *guard_tables(network))
 
 
 def _routing_table(network: Network, transit: Transit | None, host_addresses: Sequence[IpAddress | IpNetwork]) -> Table:
@@ -81,7 +84,7 @@ def _chains(network: Network, transit: Transit | None) -> Iterator[Chain]:
         ),
         "type nat hook prerouting priority dstnat; policy accept;",
     )
-    if network.mode is NetworkMode.NAT:
+    if network.mode in MASQUERADED:
         # In the host every guest is its router, so that two networks may have the same addresses.
         postrouting = (f"{_FROM_GUESTS} {_TO_HOST} masquerade",)
         yield Chain("postrouting", postrouting, "type nat hook postrouting priority srcnat; policy accept;")
