@@ -13,6 +13,7 @@ from virtplane_api.reconcile import Done, Outcome, Wait
 from virtplane_operator.lifetime import ensure_finalizer, release
 from virtplane_operator.networks.catalog import Catalog, Network
 from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.overlays import is_overlay
 from virtplane_operator.networks.summary import (
     COUNTED,
     OWNED,
@@ -81,9 +82,13 @@ class NetworkReconciler:
             rows=self._rows(known.uid),
             not_served=self._catalog.not_served(known),
         )
+        if is_overlay(network):
+            status |= self._catalog.overlays.status(network, known.asked_mtu)
         wait_s = 0.0
         if any(current.get(name) != status.get(name) for name in COUNTED):
             wait_s = self._counted_at.get(known.key, -COUNT_EVERY_S) + COUNT_EVERY_S - self._clock()
+            if status["used"] and not current.get("used"):
+                wait_s = 0.0  # from here on the API server lets nobody change what machines rely on
             if wait_s > 0:
                 status |= {name: current[name] for name in COUNTED if name in current}
             else:

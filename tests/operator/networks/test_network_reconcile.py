@@ -126,6 +126,14 @@ async def test_figures_are_written_once_in_a_while_and_conditions_at_once(world:
     assert (seen["status"]["used"], seen["status"]["free"]) == (2, 251)
 
 
+async def test_the_first_machine_is_counted_at_once_as_what_it_relies_on_is_kept_from_then_on(world: World) -> None:
+    await world.reconcile()
+    assert (await world.read())["status"]["used"] == 0
+    await world.place("web", 5)
+    assert await world.reconcile() == Done()
+    assert (await world.read())["status"]["used"] == 1
+
+
 async def test_the_first_figures_of_a_network_made_again_do_not_wait(world: World, installed: ControlPlane) -> None:
     await world.reconcile()
     earlier = await world.read()
