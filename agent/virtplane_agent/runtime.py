@@ -74,6 +74,7 @@ class Agent:
             endpoints,
             self._virtual_networks,
             self._machines,
+            client,
             self._network_loop.enqueue,
             self._hypervisor_loop.enqueue,
         )

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
-from virtplane_agent.networks.desired import is_removed, network_value, placed_interfaces, ports_of
+from virtplane_agent.networks.desired import is_removed, network_value, overlay_value, placed_interfaces, ports_of
+from virtplane_agent.networks.elsewhere import Elsewhere
 from virtplane_agent.networks.turns import Turns
 from virtplane_agent.placed import Placed
+from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reasons import Reason
@@ -41,12 +43,14 @@ class Networks:
         endpoints: Endpoints,
         networks: Informer,
         machines: Placed,
+        client: KubeClient,
         enqueue: Callable[[NetworkKey], None],
         on_change: Callable[[str], None],
     ) -> None:
         self._endpoints = endpoints
         self._networks = networks
         self._machines = machines
+        self._elsewhere = Elsewhere(client, self.network_changed)
         self._enqueue = enqueue
         self._on_change = on_change
         self._turns: Turns[NetworkKey] = Turns(self._pass)
@@ -104,9 +108,21 @@ class Networks:
         return next((one for one in self._networks.objects.values() if uid_of(one) == network_uid), None)
 
     def value(self, key: NetworkKey) -> Network | None:
-        """The network as it is to be now; None when there is no such VirtualNetwork (any more)."""
+        """The network as it is to be now; None when there is no such VirtualNetwork (any more).
+
+        Raises:
+            Unavailable: it is of mode Overlay and lacks what the operator has to claim for it (NetworkNotReady).
+        """
         network = self.object(key.uid)
-        return None if network is None else network_value(network, ports_of(self._machines_on(key), key.uid))
+        if network is None:
+            return None
+        machines = self._machines_on(key)
+        underlay = self._endpoints.underlays.get(key.driver)
+        if not is_overlay(network) or underlay is None:
+            return network_value(network, ports_of(machines, key.uid))
+        here = {uid_of(machine) for machine in machines}
+        others = self._elsewhere.machines(network["metadata"]["namespace"], key.uid, here)
+        return network_value(network, ports_of(machines, key.uid), overlay_value(network, underlay, others))
 
     async def in_force(self, key: NetworkKey) -> Network:
         """Returns once the network is so for every machine that is placed here now; what it is then.
@@ -135,11 +151,13 @@ class Networks:
     async def stop(self) -> None:
         """End what is under way; the networks go on."""
         await self._turns.stop()
+        await self._elsewhere.stop()
 
     async def _pass(self, key: NetworkKey) -> None:
         driver = self._endpoints.networks[key.driver]
-        network = self.value(key)
         try:
+            await self._know_others(key)
+            network = self.value(key)
             if network is not None and network.ports:
                 await driver.apply(network)
             elif not self._is_needed(key.uid):
@@ -148,6 +166,15 @@ class Networks:
             self._saw(key, ObservedNetwork(NetworkState.FAILED, error.reason, str(error)))
             raise
         self._saw(key, await driver.observe(key.uid))
+
+    async def _know_others(self, key: NetworkKey) -> None:
+        """Before the names of others are told: an agent that starts anew does not take them back for a moment."""
+        used = {one.uid for keys in self._used.values() for one in keys}
+        networks = [network for uid in used if (network := self.object(uid)) is not None and is_overlay(network)]
+        self._elsewhere.keep({network["metadata"]["namespace"] for network in networks})
+        for network in networks:
+            if uid_of(network) == key.uid:
+                await self._elsewhere.know(network["metadata"]["namespace"])
 
     def _is_needed(self, network_uid: str) -> bool:
         """Also by a machine that no driver serves now: its network may come back."""
@@ -185,6 +212,11 @@ class Networks:
             for endpoint in self._endpoints.hypervisors.values():
                 if key.driver in endpoint.network_modes.values():
                     self._on_change(endpoint.name)
+
+
+def is_overlay(network: Object) -> bool:
+    """Whether it is one network over several hosts."""
+    return bool(network["spec"]["mode"] == NetworkMode.OVERLAY)
 
 
 def _report(uid: str, seen: ObservedNetwork) -> dict[str, str]:

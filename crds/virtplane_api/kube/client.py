@@ -140,9 +140,17 @@ class KubeClient:
 
     @asynccontextmanager
     async def watch(
-        self, resource: Resource, resource_version: str, *, field_selector: str = "", timeout_s: int = 300
+        self,
+        resource: Resource,
+        resource_version: str,
+        *,
+        namespace: str = "",
+        field_selector: str = "",
+        timeout_s: int = 300,
     ) -> AsyncIterator[AsyncIterator[Object]]:
         """Watch events after `resource_version` as `{type, object}`, until the server ends the stream.
+
+        Of one namespace, or of all.
 
         Raises:
             Expired: the version is too old (as an ERROR event it is left to the caller).
@@ -156,7 +164,7 @@ class KubeClient:
         # The server ends the stream; a connection that is silent for longer than that, plus a margin, is dead.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=timeout_s + 30.0)
         try:
-            async with self._send("GET", resource.path(), params=params, timeout=timeout) as response:
+            async with self._send("GET", resource.path(namespace), params=params, timeout=timeout) as response:
                 yield _lines(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiUnavailable(f"watch of {resource.plural}: {error!r}") from error

@@ -32,11 +32,12 @@ class Informer:
         resource: Resource,
         on_change: Callable[[Key], None],
         *,
+        namespace: str = "",
         field_selector: str = "",
         relist_every_s: float = 600.0,
         keep: Callable[[Object], Object] = lambda obj: obj,
     ) -> None:
-        """`keep` is what of an object is kept, of what is large."""
+        """`keep` is what of an object is kept, of what is large. Without a namespace: of all."""
         self.resource = resource
         self.objects: dict[Key, Object] = {}
         self.synced = asyncio.Event()
@@ -45,6 +46,7 @@ class Informer:
         """Monotonic time of the last answer of the server."""
         self._client = client
         self._on_change = on_change
+        self._namespace = namespace
         self._field_selector = field_selector
         self._relist_every_s = relist_every_s
         self._keep = keep
@@ -69,7 +71,9 @@ class Informer:
                 retry_s = min(retry_s * 2, _RETRY_MAX_S)
 
     async def _list(self) -> None:
-        items, version = await self._client.list_all(self.resource, field_selector=self._field_selector)
+        items, version = await self._client.list_all(
+            self.resource, self._namespace, field_selector=self._field_selector
+        )
         listed = {key_of(item): self._keep(item) for item in items}
         changed = [key for key in self.objects if key not in listed]
         changed += [key for key, item in listed.items() if _version_of(self.objects.get(key)) != _version_of(item)]
@@ -84,7 +88,11 @@ class Informer:
         left_s = self._relist_every_s - (time.monotonic() - self._listed_at)
         timeout_s = max(1, int(min(_WATCH_S * random.uniform(0.8, 1.2), left_s)))  # noqa: S311
         async with self._client.watch(
-            self.resource, self._version, field_selector=self._field_selector, timeout_s=timeout_s
+            self.resource,
+            self._version,
+            namespace=self._namespace,
+            field_selector=self._field_selector,
+            timeout_s=timeout_s,
         ) as events:
             async for event in events:
                 self.last_heard_at = time.monotonic()

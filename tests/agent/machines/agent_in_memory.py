@@ -137,6 +137,7 @@ class AgentInMemory:
             self.endpoints,
             self.virtual_networks,
             self.machines,
+            self.client,
             self.enqueued_networks.append,
             self.changed_hypervisors.append,
         )
