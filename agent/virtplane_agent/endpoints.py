@@ -21,7 +21,8 @@ from virtplane_drivers.attachment import (
     TapAttachment,
 )
 from virtplane_drivers.hypervisor.contract import Facts, HypervisorDriver
-from virtplane_drivers.network.contract import NetworkDriver
+from virtplane_drivers.network.contract import IpAddress, NetworkDriver
+from virtplane_drivers.network.overlay import Underlay
 from virtplane_drivers.storage.contract import StorageDriver
 
 STORAGE_DRIVERS: Mapping[str, tuple[str, ...]] = {"qemu": ("directory",), "fake": ("fake",)}
@@ -64,6 +65,8 @@ class Settings:
     """Addresses that the host may route for networks of mode Routed."""
     host_network_namespace: Path | None = None
     """What networks lead out through; None: the agent's own."""
+    underlay_address: IpAddress | None = None
+    """This host's end of the tunnels of networks; None: where its default route begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Endpoint:
     pool_types: tuple[str, ...]
     network_modes: Mapping[NetworkMode, str] = field(default_factory=dict)
     """Mode -> the network driver that has it, of those whose ports this hypervisor can join."""
+    underlay: Underlay | None = None
+    """What networks of mode Overlay go over, if it has that mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class Endpoints:
     """By pool type."""
     networks: Mapping[str, NetworkDriver] = field(default_factory=dict)
     """By the driver's name."""
+    underlays: Mapping[str, Underlay] = field(default_factory=dict)
+    """By the network driver's name: of those that have mode Overlay."""
 
 
 async def open_endpoints(
@@ -105,10 +112,13 @@ async def open_endpoints(
     networks: dict[str, NetworkDriver] = {}
     modes: dict[str, frozenset[NetworkMode]] = {}
     missing: dict[str, Mapping[str, str]] = {}
+    underlays: dict[str, Underlay] = {}
     for name in dict.fromkeys(kind for driver in drivers for kind in NETWORK_DRIVERS[driver]):
         networks[name] = await stack.enter_async_context(_network(name, settings))
         network_facts = await networks[name].probe()
         modes[name], missing[name] = network_facts.modes, network_facts.missing
+        if network_facts.underlay is not None:
+            underlays[name] = network_facts.underlay
     hypervisors = {}
     for name in drivers:
         own_name = local_hypervisor_name(agent_name, name)
@@ -119,8 +129,9 @@ async def open_endpoints(
         network_modes = {mode: kind for kind in reversed(usable) for mode in modes[kind]}
         lacking = {word: why for kind in usable for word, why in missing[kind].items()}
         facts = replace(facts, missing={**lacking, **facts.missing})
-        hypervisors[own_name] = Endpoint(own_name, driver, facts, pool_types, network_modes)
-    return Endpoints(hypervisors, storage, networks)
+        underlay = underlays.get(network_modes.get(NetworkMode.OVERLAY, ""))
+        hypervisors[own_name] = Endpoint(own_name, driver, facts, pool_types, network_modes, underlay)
+    return Endpoints(hypervisors, storage, networks, underlays)
 
 
 def _hypervisor(name: str, own_name: str, settings: Settings) -> HypervisorDriver:
@@ -170,6 +181,7 @@ def _network(name: str, settings: Settings) -> NetworkDriver:
                 transit_cidr=settings.transit_cidr,
                 host_namespace=settings.host_network_namespace,
                 allowances=Allowances(frozenset(settings.allowed_bridges), settings.allowed_routed),
+                underlay_address=settings.underlay_address,
             )
         case "passt":
             from virtplane_drivers.network.passt.driver import PasstNetworks  # noqa: PLC0415

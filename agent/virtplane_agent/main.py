@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,6 +79,7 @@ async def _run(options: argparse.Namespace) -> None:
             host_network_namespace=options.host_netns,
             allowed_bridges=tuple(options.allow_bridge),
             allowed_routed=tuple(options.allow_routed),
+            underlay_address=options.underlay_address,
         )
         endpoints = await open_endpoints(stack, options.name, options.drivers, settings)
         await _work(client, options.name, endpoints, lease)
@@ -256,6 +257,13 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="network namespace that networks lead out through, for example /proc/1/ns/net of an agent in a pod of its "
         "own network (default: the agent's own)",
+    )
+    parser.add_argument(
+        "--underlay-address",
+        type=ip_address,
+        metavar="ADDRESS",
+        help="this host's end of the tunnels of networks of mode Overlay: an address of its own that the other hosts "
+        "reach (default: the one under which it reaches the world by its default route)",
     )
 
 

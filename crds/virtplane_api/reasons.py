@@ -63,6 +63,7 @@ class Reason(StrEnum):
     NETWORKS_OVERLAP = "NetworksOverlap"
     NETWORK_INVALID = "NetworkInvalid"
     """Its spec contradicts itself where no schema can say so."""
+    VNI_IN_USE = "VNIInUse"
     ADDRESS_IN_USE = "AddressInUse"
     ADDRESS_NOT_IN_NETWORK = "AddressNotInNetwork"
     ADDRESS_EXCLUDED = "AddressExcluded"

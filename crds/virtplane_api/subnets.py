@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from virtplane_api.kube.resources import Object
+from virtplane_api.vocabulary import NetworkMode
 
 NO_GATEWAY = "None"
 """In the place of a gateway's address: the network has none."""
@@ -21,8 +22,9 @@ def gateway_of(subnet: Mapping[str, Any]) -> ipaddress.IPv4Address | ipaddress.I
 
 
 def mtu_of(network: Object) -> int:
-    """Of all its links, in bytes."""
-    return int(network["spec"].get("mtu", DEFAULT_MTU))
+    """Of all its links, in bytes; of mode Overlay what the operator has claimed, once it has."""
+    claimed = network.get("status", {}).get("mtu") if network["spec"]["mode"] == NetworkMode.OVERLAY else None
+    return int(claimed or network["spec"].get("mtu", DEFAULT_MTU))
 
 
 def domain_of(network: Object) -> str:

@@ -37,6 +37,7 @@ from virtplane_operator.machines.reconcile import MachineReconciler, Networks
 from virtplane_operator.machines.status import concerns_the_operator, networks_of, placement_of
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.overlays import facts_of, is_overlay
 from virtplane_operator.networks.reconcile import COUNT_EVERY_S, NetworkReconciler
 from virtplane_operator.pools.reconcile import PoolReconciler
 from virtplane_operator.volumes.reconcile import VolumeReconciler
@@ -223,7 +224,7 @@ class Operator:
                 self._loops[STORAGE_POOLS.plural].enqueue(key)
 
     def _network_changed(self, key: Key, old: Object | None, new: Object | None) -> None:
-        """Our own writes to its status change nothing for anybody."""
+        """Our own writes to its status change nothing for anybody, but the first claims of mode Overlay."""
         if old is not None and new is not None and _is_the_same_network(old, new):
             return
         self._wake_pending_in(key.namespace)
@@ -243,7 +244,10 @@ class Operator:
             network = self.store.get(NETWORKS, key)
             if network is None:
                 continue
-            if is_being_deleted(network) or not network.get("status", {}).get("used"):
+            status = network.get("status", {})
+            is_known = new is None or hypervisor_of(new) in {row["name"] for row in status.get("hypervisors") or ()}
+            # Nothing gets from another host to a new one before all of them know it.
+            if is_being_deleted(network) or not status.get("used") or (is_overlay(network) and not is_known):
                 loop.enqueue(key)
             else:
                 loop.enqueue_after(key, COUNT_EVERY_S)
@@ -257,11 +261,16 @@ class Operator:
             key = self._catalog.key_of(uid)
             if key is not None and before.get(uid) != after.get(uid):
                 self._loops[NETWORKS.plural].enqueue(key)
+        if facts_of(old) != facts_of(new):
+            for key, network in self.store.all(NETWORKS).items():
+                if is_overlay(network):
+                    self._loops[NETWORKS.plural].enqueue(key)
 
 
 def _is_the_same_network(old: Object, new: Object) -> bool:
     same_object = uid_of(old) == uid_of(new) and is_being_deleted(old) == is_being_deleted(new)
-    return same_object and bool(old["spec"] == new["spec"])
+    claims = [[one.get("status", {}).get(name) for name in ("vni", "mtu")] for one in (old, new)]
+    return same_object and claims[0] == claims[1] and bool(old["spec"] == new["spec"])
 
 
 class _Reconciler(Protocol):

@@ -89,6 +89,7 @@ GOOD: list[tuple[str, Object]] = [
         "a machine's firewall",
         vm() | {"spec": vm()["spec"] | {"firewall": walled()["spec"]["firewall"]}},
     ),
+    ("an overlay with an MTU of its own", network(mode="Overlay", mtu=1400)),
     ("a machine with a wish for each family", vm(on_lan(ipAddresses=["10.20.0.9", "fd00:20::9"]))),
     ("a machine without wishes", vm(on_lan())),
     (
@@ -233,6 +234,41 @@ def test_mode_and_addresses_of_a_network_are_kept_while_machines_are_on_it(
     apply(server, network(mode="Isolated", mtu=1400), "-n", namespace)
     is_used(server, namespace, 0)
     apply(server, network(mode="NAT", ipv4={"cidr": "10.21.0.0/24"}), "-n", namespace)
+
+
+def reported(server: ControlPlane, namespace: str, **status: Any) -> str:
+    patch = json.dumps({"status": status})
+    return server.kubectl("patch", "vpnet", "lan", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def test_the_number_of_an_overlay_is_kept_while_machines_are_on_it(server: ControlPlane, namespace: str) -> None:
+    apply(server, network(mode="Overlay"), "-n", namespace)
+    reported(server, namespace, vni=5000)
+    reported(server, namespace, vni=5001)  # nobody is on it
+    reported(server, namespace, used=1)
+    for other in (5002, None):
+        with pytest.raises(CommandError, match=r"status.vni cannot be changed while machines are on the network"):
+            reported(server, namespace, vni=other)
+    reported(server, namespace, mtu=1450, vni=5001)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        ({"vni": 4095}, "status.vni: Invalid value: 4095"),
+        ({"vni": 1 << 24}, "status.vni: Invalid value: 16777216"),
+        ({"mtu": 1279}, "status.mtu: Invalid value: 1279"),
+        ({"peers": [{"agentName": "host-a", "address": "host-a"}]}, "must be an IP address, for example 192.0.2.11"),
+        ({"peers": [{"agentName": "host-a", "address": "192.0.2.1"}] * 2}, "Duplicate value"),
+    ],
+)
+def test_what_no_overlay_has_is_refused_in_its_status(
+    server: ControlPlane, namespace: str, status: Object, message: str
+) -> None:
+    apply(server, network(mode="Overlay"), "-n", namespace)
+    with pytest.raises(CommandError) as refused:
+        reported(server, namespace, **status)
+    assert message in refused.value.stderr.replace('"integer": ', "")
 
 
 def test_a_network_s_columns_tell_what_one_looks_for(server: ControlPlane, namespace: str) -> None:

@@ -228,8 +228,8 @@ def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.fail("\n".join(seen))
 
 
-def start_qemu_agent(live: Live, name: str = AGENT) -> int:
+def start_qemu_agent(live: Live, name: str = AGENT, *more: str) -> int:
     """Starts the agent, again with the same folders."""
     flags = ["--allow-source", live.images.server.address, "--qemu-accelerator", "tcg"]
     flags += ["--allow-bridge", BRIDGE, "--allow-routed", "10.22.0.0/16"]
-    return live.system.start_agent(name, ["qemu"], *flags)
+    return live.system.start_agent(name, ["qemu"], *flags, *more)

@@ -65,6 +65,7 @@ def test_the_examples_work_together(live: Live, applied: list[Object]) -> None:
         "routed": "NoMachines",
         "office": "NoMachines",
         "plain": "NoMachines",
+        "wide": "NoMachines",
     }
     for name, reason in served.items():
         live.wait_condition("vpnet", name, "default", reason)

@@ -162,7 +162,26 @@ def test_a_machine_waits_for_its_network_and_a_network_for_its_machines(live: Li
     eventually(lambda: not live.exists("vpnet", "later", namespace), 30)
 
 
+@pytest.fixture
+def no_tunnels(live: Live) -> Iterator[None]:
+    """The agent is told of an address that its host has not got."""
+    live.system.stop(AGENT)
+    start_qemu_agent(live, AGENT, "--underlay-address", "192.0.2.99")
+    name = f"{AGENT}-qemu"
+    eventually(lambda: "Overlay" not in live.get("vphv", name)["status"]["networkModes"], 30)
+    yield
+    live.system.stop(AGENT)
+    start_qemu_agent(live)
+    eventually(lambda: "Overlay" in live.get("vphv", name)["status"]["networkModes"], 30)
+
+
+@pytest.mark.usefixtures("no_tunnels")
 def test_a_mode_that_no_hypervisor_has_is_said_plainly(live: Live, namespace: str) -> None:
+    missing = live.get("vphv", f"{AGENT}-qemu")["status"]["missingCapabilities"]
+    assert {
+        "name": "NetworkOverlay",
+        "message": "192.0.2.99 is no address of this host: name another one with --underlay-address",
+    } in missing
     live.apply(network("wide", namespace, mode="Overlay"))
     live.apply(vm("web", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("wide")]))
     waiting = live.wait_condition("vpvm", "web", namespace, "NoHypervisorFits")

@@ -52,6 +52,7 @@ class HypervisorReconciler:
             pool_types=endpoint.pool_types,
             pools=await self._pools.reports(hypervisor, endpoint),
             network_modes=[mode.value for mode in endpoint.network_modes],
+            underlay=endpoint.underlay,
             networks=self._networks.reports(endpoint),
             orphans=self._strays.orphans(name),
         )

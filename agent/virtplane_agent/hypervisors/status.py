@@ -8,6 +8,7 @@ from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes
 from virtplane_api.reasons import Reason
 from virtplane_drivers.hypervisor.contract import Facts
+from virtplane_drivers.network.overlay import Underlay
 
 OWNED = (
     "observedGeneration",
@@ -19,6 +20,7 @@ OWNED = (
     "poolTypes",
     "pools",
     "networkModes",
+    "underlay",
     "networks",
     "orphans",
 )
@@ -34,6 +36,7 @@ def hypervisor_status(
     pool_types: Iterable[str],
     pools: Sequence[Mapping[str, Any]],
     network_modes: Iterable[str],
+    underlay: Underlay | None = None,
     networks: Sequence[Mapping[str, Any]],
     orphans: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def hypervisor_status(
         "poolTypes": sorted(pool_types),
         "pools": list(pools),
         "networkModes": sorted(network_modes),
+        "underlay": {"address": str(underlay.address), "mtu": underlay.mtu} if underlay is not None else {},
         "networks": list(networks),
         "orphans": list(orphans),
         "conditions": merged(

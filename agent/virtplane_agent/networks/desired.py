@@ -1,17 +1,20 @@
 """From VirtualNetwork and VirtualMachine to the plain values that drivers of networks take."""
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.reasons import Reason
 from virtplane_api.subnets import domain_of, gateway_of, mtu_of
 from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
+from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import Network, Port, PortForward, Route, Subnet
+from virtplane_drivers.network.overlay import Overlay, RemoteMachine, Underlay
 
 
-def network_value(network: Object, ports: Iterable[Port]) -> Network:
-    """A VirtualNetwork as drivers know it, with the ports of this host."""
+def network_value(network: Object, ports: Iterable[Port], overlay: Overlay | None = None) -> Network:
+    """A VirtualNetwork as drivers know it, with the ports of this host, and of mode Overlay all beyond it."""
     metadata, spec = network["metadata"], network["spec"]
     return Network(
         uid=uid_of(network),
@@ -28,8 +31,42 @@ def network_value(network: Object, ports: Iterable[Port]) -> Network:
             for route in spec.get("routes") or ()
         ),
         host_bridge=(spec.get("bridge") or {}).get("name", ""),
+        overlay=overlay,
         ports=tuple(ports),
     )
+
+
+def overlay_value(network: Object, underlay: Underlay, machines: Iterable[RemoteMachine]) -> Overlay:
+    """What a network of mode Overlay is beyond this host.
+
+    Raises:
+        Unavailable: the operator has not claimed for it what it needs (NetworkNotReady).
+    """
+    status, metadata = network.get("status", {}), network["metadata"]
+    if "vni" not in status or "mtu" not in status:
+        message = f"VirtualNetwork {metadata['namespace']}/{metadata['name']} has no number and MTU of its tunnels yet"
+        raise Unavailable(message, reason=Reason.NETWORK_NOT_READY)
+    peers = [ipaddress.ip_address(peer["address"]) for peer in status.get("peers") or ()]
+    if underlay.address in peers:
+        peers.remove(underlay.address)  # once: if it is there again, another host says that it has it
+    return Overlay(
+        vni=status["vni"],
+        local=underlay.address,
+        peers=tuple(peers),
+        machines=tuple(machines),
+    )
+
+
+def remote_machines(neighbours: Iterable[Object], network_uid: str, here: Collection[str]) -> tuple[RemoteMachine, ...]:
+    """All on the network but those of the UIDs in `here`, in the order of their names."""
+    found = [
+        RemoteMachine(machine["metadata"]["name"], tuple(map(ipaddress.ip_address, placed.get("ipAddresses") or ())))
+        for machine in neighbours
+        if uid_of(machine) not in here and not is_removed(machine)
+        for placed in placed_interfaces(machine)
+        if placed["networkUID"] == network_uid
+    ]
+    return tuple(sorted(found, key=lambda one: (one.name, [str(address) for address in one.addresses])))
 
 
 def _subnet(spec: Mapping[str, Any] | None) -> Subnet | None:

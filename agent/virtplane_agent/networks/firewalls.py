@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from virtplane_agent.networks.desired import placed_interfaces
+from virtplane_agent.networks.desired import is_removed, placed_interfaces
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, FirewallProtocol
 from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, IpAddress, Network
@@ -78,7 +78,8 @@ def _selectors(network: Object, machines: Iterable[Object]) -> Iterable[Mapping[
 def _groups(
     selectors: Mapping[str, Mapping[str, str]], peers: list[Object], network_uid: str
 ) -> tuple[AddressGroup, ...]:
-    held = [(peer["metadata"].get("labels") or {}, _addresses(peer, network_uid)) for peer in peers]
+    staying = (peer for peer in peers if not is_removed(peer))
+    held = [(peer["metadata"].get("labels") or {}, _addresses(peer, network_uid)) for peer in staying]
     return tuple(
         AddressGroup(
             name,

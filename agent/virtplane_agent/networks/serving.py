@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
-from virtplane_agent.networks.desired import is_removed, network_value, placed_interfaces, ports_of
+from virtplane_agent.networks.desired import (
+    is_removed,
+    network_value,
+    overlay_value,
+    placed_interfaces,
+    ports_of,
+    remote_machines,
+)
 from virtplane_agent.networks.firewalls import names_peers, with_firewalls
-from virtplane_agent.networks.peers import Peers
+from virtplane_agent.networks.neighbours import Neighbours
 from virtplane_agent.networks.turns import Turns
 from virtplane_agent.placed import Placed
 from virtplane_api.kube.client import KubeClient
@@ -44,9 +51,9 @@ class Networks:
         endpoints: Endpoints,
         networks: Informer,
         machines: Placed,
+        client: KubeClient,
         enqueue: Callable[[NetworkKey], None],
         on_change: Callable[[str], None],
-        client: KubeClient,
     ) -> None:
         self._endpoints = endpoints
         self._networks = networks
@@ -59,9 +66,9 @@ class Networks:
         """By machine: what its interfaces were on when it last changed."""
         self._firewalls: dict[str, object] = {}
         """By machine: its spec.firewall then."""
-        self._peers = Peers(client, self._peers_changed)
-        self._with_peers: dict[NetworkKey, str] = {}
-        """Those whose firewalls name machines, of that namespace."""
+        self._neighbours = Neighbours(client, self._neighbours_changed)
+        self._neighboured: dict[NetworkKey, str] = {}
+        """Those that have to know all machines of that namespace: overlays, and whose firewalls name machines."""
 
     # --- who is to be looked at ---------------------------------------------------------------------------------------
 
@@ -91,9 +98,9 @@ class Networks:
         for key in {key for keys in self._used.values() for key in keys if key.uid == network_uid}:
             self._enqueue(key)
 
-    def _peers_changed(self, namespace: str) -> None:
-        for key, of in self._with_peers.items():
-            if of == namespace:
+    def _neighbours_changed(self, network_uid: str) -> None:
+        for key in self._neighboured:
+            if key.uid == network_uid:
                 self._enqueue(key)
 
     def _keys_of(self, machine: Object) -> Iterable[NetworkKey]:
@@ -119,13 +126,22 @@ class Networks:
         return next((one for one in self._networks.objects.values() if uid_of(one) == network_uid), None)
 
     def value(self, key: NetworkKey) -> Network | None:
-        """The network as it is to be now; None when there is no such VirtualNetwork (any more)."""
+        """The network as it is to be now; None when there is no such VirtualNetwork (any more).
+
+        Raises:
+            Unavailable: it is of mode Overlay and lacks what the operator has to claim for it (NetworkNotReady).
+        """
         network = self.object(key.uid)
         if network is None:
             return None
         machines = self._machines_on(key)
-        peers = self._peers.machines(network["metadata"]["namespace"])
-        return with_firewalls(network_value(network, ports_of(machines, key.uid)), network, machines, peers)
+        neighbours = self._neighbours.machines(network["metadata"]["namespace"])
+        overlay, underlay = None, self._endpoints.underlays.get(key.driver)
+        if is_overlay(network) and underlay is not None:
+            here = {uid_of(machine) for machine in machines}
+            overlay = overlay_value(network, underlay, remote_machines(neighbours, key.uid, here))
+        value = network_value(network, ports_of(machines, key.uid), overlay)
+        return with_firewalls(value, network, machines, neighbours)
 
     async def in_force(self, key: NetworkKey) -> Network:
         """Returns once the network is so for every machine that is placed here now; what it is then.
@@ -154,12 +170,12 @@ class Networks:
     async def stop(self) -> None:
         """End what is under way; the networks go on."""
         await self._turns.stop()
-        await self._peers.stop()
+        await self._neighbours.stop()
 
     async def _pass(self, key: NetworkKey) -> None:
         driver = self._endpoints.networks[key.driver]
         try:
-            await self._know_peers(key)
+            await self._know_neighbours(key)
             network = self.value(key)
             if network is not None and network.ports:
                 await driver.apply(network)
@@ -170,15 +186,22 @@ class Networks:
             raise
         self._saw(key, await driver.observe(key.uid))
 
-    async def _know_peers(self, key: NetworkKey) -> None:
-        """Raises Unavailable: not yet, and without them the firewall would be another one."""
+    async def _know_neighbours(self, key: NetworkKey) -> None:
+        """Before names of others are told, or rules name them: a new agent takes nothing back for a moment.
+
+        Raises:
+            Unavailable: not yet, and without them the firewall would be another one. Names are no reason to wait.
+        """
         network, machines = self.object(key.uid), self._machines_on(key)
-        self._with_peers.pop(key, None)
-        if network is not None and machines and names_peers(network, machines):
-            self._with_peers[key] = network["metadata"]["namespace"]
-        self._peers.watch(set(self._with_peers.values()))
-        if key in self._with_peers:
-            await self._peers.ready(self._with_peers[key])
+        self._neighboured.pop(key, None)
+        in_firewall = network is not None and names_peers(network, machines)
+        if network is not None and machines and (in_firewall or is_overlay(network)):
+            self._neighboured[key] = network["metadata"]["namespace"]
+        self._neighbours.watch(set(self._neighboured.values()))
+        namespace = self._neighboured.get(key)
+        if namespace is not None and not await self._neighbours.ready(namespace) and in_firewall:
+            message = f"the machines of namespace {namespace}, which a firewall names, could not be listed yet"
+            raise Unavailable(message, reason=Reason.NETWORK_NOT_READY)
 
     def _is_needed(self, network_uid: str) -> bool:
         """Also by a machine that no driver serves now: its network may come back."""
@@ -216,6 +239,11 @@ class Networks:
             for endpoint in self._endpoints.hypervisors.values():
                 if key.driver in endpoint.network_modes.values():
                     self._on_change(endpoint.name)
+
+
+def is_overlay(network: Object) -> bool:
+    """Whether it is one network over several hosts."""
+    return bool(network["spec"]["mode"] == NetworkMode.OVERLAY)
 
 
 def _report(uid: str, seen: ObservedNetwork) -> dict[str, str]:

@@ -150,6 +150,8 @@ class KubeClient:
     ) -> AsyncIterator[AsyncIterator[Object]]:
         """Watch events after `resource_version` as `{type, object}`, until the server ends the stream.
 
+        Of one namespace, or of all.
+
         Raises:
             Expired: the version is too old (as an ERROR event it is left to the caller).
         """

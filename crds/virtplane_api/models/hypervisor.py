@@ -23,6 +23,7 @@ from virtplane_api.models.common import (
     Token,
     Uid,
 )
+from virtplane_api.models.overlay import Underlay
 from virtplane_api.names import CATEGORY, GROUP, VERSION
 from virtplane_api.vocabulary import NetworkMode
 
@@ -162,6 +163,11 @@ class HypervisorStatus(StructuralModel):
     )
     network_modes: Annotated[list[NetworkMode], ListSet(), Field(max_length=16)] | None = Field(
         default=None, description="The modes of VirtualNetwork that it can have.", examples=[["Isolated", "NAT"]]
+    )
+    underlay: Underlay | None = Field(
+        default=None,
+        description="What networks of mode Overlay go over: its end of the tunnels to other hosts.",
+        examples=[{"address": "192.0.2.11", "mtu": 1500}],
     )
     networks: Annotated[list[NetworkReport], ListMap("uid"), Field(max_length=256)] | None = Field(
         default=None,

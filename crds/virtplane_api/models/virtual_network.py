@@ -7,6 +7,7 @@ from pydantic import Field
 from virtplane_api.crdgen import Cel, CelRule, CustomResource, ListAtomic, ListMap, PrinterColumn, StructuralModel
 from virtplane_api.models.common import Conditions, Generation, IpCidr, ObjectName
 from virtplane_api.models.firewall import Firewall
+from virtplane_api.models.overlay import Mtu, NetworkPeer, Vni
 from virtplane_api.names import CATEGORY, GROUP, VERSION
 from virtplane_api.vocabulary import Addressing, NetworkMode
 
@@ -215,7 +216,10 @@ class VirtualNetworkSpec(StructuralModel):
     )
     mtu: Annotated[int, Field(ge=1280, le=9000)] | None = Field(
         default=None,
-        description="Largest packet in bytes, told to machines. Without it: 1500.",
+        description=(
+            "Largest packet in bytes, told to machines. Without it: 1500; of mode Overlay what fits into the tunnels "
+            "between the hosts, and never more than that (status.mtu)."
+        ),
         examples=[1500],
     )
     dns: Dns | None = Field(default=None, description="Names within the network.", examples=[{"domain": "shop.test"}])
@@ -268,6 +272,21 @@ class VirtualNetworkStatus(StructuralModel):
         description="The Hypervisors that have it now: those with machines on it.",
         examples=[[{"name": "host-a-qemu", "state": "Ready"}]],
     )
+    vni: Vni | None = Field(
+        default=None,
+        description="Of mode Overlay: its number in the tunnels. Nobody else's, for its life.",
+        examples=[70031],
+    )
+    mtu: Mtu | None = Field(
+        default=None,
+        description="Of mode Overlay: largest packet in bytes. Not changed while a machine is on it.",
+        examples=[1450],
+    )
+    peers: Annotated[list[NetworkPeer], ListMap("agentName"), Field(max_length=1024)] | None = Field(
+        default=None,
+        description="Of mode Overlay: the hosts between which it has tunnels, which are those with machines on it.",
+        examples=[[{"agentName": "host-a", "address": "192.0.2.11"}]],
+    )
     conditions: Conditions | None = Field(
         default=None, description="Observations: Ready when no Hypervisor that has it reports a failure.", examples=[[]]
     )
@@ -304,6 +323,13 @@ VIRTUAL_NETWORK = CustomResource(
         ),
         _kept_in_use("ipv4"),
         _kept_in_use("ipv6"),
+        CelRule(
+            rule=(
+                f"{_UNCHANGED_IN_USE}!has(oldSelf.status) || !has(oldSelf.status.vni) || "
+                "(has(self.status.vni) && self.status.vni == oldSelf.status.vni)"
+            ),
+            message="status.vni cannot be changed while machines are on the network (status.used)",
+        ),
     ),
     printer_columns=(
         PrinterColumn("Mode", "string", ".spec.mode", "What it is joined to."),

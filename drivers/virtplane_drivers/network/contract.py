@@ -33,6 +33,7 @@ from virtplane_api.vocabulary import (
     NetworkMode,
 )
 from virtplane_drivers.attachment import NicAttachment
+from virtplane_drivers.network.overlay import Overlay, Underlay
 
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
@@ -143,6 +144,8 @@ class Network:
     routes: tuple[Route, ...] = ()
     host_bridge: str = ""
     """Of mode Bridge: the bridge of the host."""
+    overlay: Overlay | None = None
+    """Of mode Overlay, and never None there."""
     ports: tuple[Port, ...] = ()
     firewalls: tuple[Firewall, ...] = ()
     """Those that ports name: once for all ports that share one."""
@@ -192,6 +195,8 @@ class NetworkFacts:
     missing: Mapping[str, str] = field(default_factory=dict)
     """`Network` and a mode, or `NetworkFirewall`, that the driver has elsewhere -> why this host lacks it and what
     would bring it."""
+    underlay: Underlay | None = None
+    """What networks of mode Overlay go over; None: there are none."""
 
 
 class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):

@@ -7,6 +7,7 @@ from virtplane_api.kube.resources import HYPERVISORS, Key, Object
 from virtplane_api.models.hypervisor import DEFAULT_CPU_ALLOCATION_RATIO, PoolState
 from virtplane_api.quantity import quantity_mib
 from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.overlays import mtu_by
 from virtplane_operator.placement import Candidate
 from virtplane_operator.world import AgentHealth, Store, Usage
 from virtplane_operator.world.store import version_of
@@ -64,4 +65,5 @@ def _candidate(hypervisor: Object) -> Candidate:
         pool_types=frozenset(status.get("poolTypes") or ()),
         ready_pool_uids=frozenset(pool["uid"] for pool in pools if pool["state"] == PoolState.READY),
         network_modes=frozenset(status.get("networkModes") or ()),
+        tunnel_mtu=mtu_by(hypervisor),
     )

@@ -155,6 +155,10 @@ class MachineReconciler:
         chosen = choose(_request(machine, plans, interfaces), self._candidates.all())
         if isinstance(chosen, NoFit):
             return await self._wait_for_the_world(machine, Reason.NO_HYPERVISOR_FITS, chosen.message)
+        unnumbered = next((one.network for one in interfaces if not one.network.is_numbered), None)
+        if unnumbered is not None:
+            message = f"VirtualNetwork {unnumbered.key.name} has no number and MTU of its tunnels yet"
+            return await self._wait_for_the_world(machine, Reason.NETWORK_NOT_READY, message)
         placement = _placement(machine, chosen, interfaces)
         # No await between the plan and this: what was free then is free still.
         with (
@@ -244,4 +248,5 @@ def _request(machine: Object, plans: Sequence[DiskPlan], interfaces: Sequence[In
         storage=tuple(plan.need for plan in plans),
         network_modes=frozenset(plan.network.mode for plan in interfaces),
         host_ports=host_ports_of(machine),
+        tunnel_mtu=max((plan.network.tunnel_mtu for plan in interfaces), default=0),
     )

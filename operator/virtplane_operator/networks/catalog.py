@@ -10,6 +10,7 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_operator.networks.addresses import VERSIONS, Subnet, Version, subnet_of
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.contradictions import contradiction_in
+from virtplane_operator.networks.overlays import Overlays
 from virtplane_operator.world import Store
 from virtplane_operator.world.store import version_of
 
@@ -27,6 +28,21 @@ class Network:
     is_ending: bool
     created: str
     """metadata.creationTimestamp."""
+    asked_mtu: int | None = None
+    """spec.mtu."""
+    vni: int | None = None
+    mtu: int | None = None
+    """Of mode Overlay, both claimed in its status: None, not yet."""
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether it has all that has to be claimed before the first machine comes."""
+        return self.mode is not NetworkMode.OVERLAY or (self.vni is not None and self.mtu is not None)
+
+    @property
+    def tunnel_mtu(self) -> int:
+        """What the tunnels of each host that has it must take; 0: it has none, or its MTU is not claimed yet."""
+        return self.mtu or 0 if self.mode is NetworkMode.OVERLAY else 0
 
     def overlaps(self, other: "Network") -> bool:
         """Whether an address may belong to both."""
@@ -55,6 +71,7 @@ class Catalog:
     def __init__(self, store: Store, claims: Claims) -> None:
         self._store = store
         self._claims = claims
+        self.overlays = Overlays(store, claims)
         self._parsed: dict[Key, tuple[int, Network]] = {}
         self._keys: dict[str, Key] = {}
         self._revision = 0
@@ -62,6 +79,7 @@ class Catalog:
 
     def observe(self, resource: Resource, key: Key, old: Object | None, new: Object | None) -> None:
         """A listener for the store."""
+        self.overlays.observe(resource, key, old, new)
         if resource is not NETWORKS:
             return
         if old is not None:
@@ -94,6 +112,8 @@ class Catalog:
         """Why no machine gets a place on the network; None: it may."""
         if network.contradiction:
             return NotServed(Reason.NETWORK_INVALID, network.contradiction)
+        if network.mode is NetworkMode.OVERLAY:
+            return self._not_tunnelled(network)
         if network.mode is NetworkMode.ROUTED:
             other = self._outranked_networks().get(network.uid)
             if other is not None:
@@ -102,6 +122,22 @@ class Catalog:
                     f"its addresses {network.cidrs} overlap {other.cidrs} of VirtualNetwork {other.key}, which was "
                     f"there before, and the routes of both are the hosts'; change the cidr of one of them",
                 )
+        return None
+
+    def _not_tunnelled(self, network: Network) -> NotServed | None:
+        fitting, elder = self.overlays.fitting(), self.overlays.elder(network.uid)
+        if network.asked_mtu is not None and fitting is not None and network.asked_mtu > fitting[1]:
+            return NotServed(
+                Reason.NETWORK_INVALID,
+                f"spec.mtu: {network.asked_mtu} does not fit into the tunnels of hypervisor {fitting[0]}, which take "
+                f"{fitting[1]}; leave it out, or raise the MTU of the link under them",
+            )
+        if elder is not None and self._claims.used(network.uid):
+            return NotServed(
+                Reason.VNI_IN_USE,
+                f"its number {network.vni} is held by VirtualNetwork {elder}, which was there before; it gets another "
+                f"one once no machine is on it",
+            )
         return None
 
     def _outranked_networks(self) -> dict[str, Network]:
@@ -159,4 +195,7 @@ def _network_of(network: Object, before: Network | None) -> Network:
         contradiction=contradiction_in(spec, subnets),
         is_ending=is_being_deleted(network),
         created=network["metadata"]["creationTimestamp"],
+        asked_mtu=spec.get("mtu"),
+        vni=network.get("status", {}).get("vni"),
+        mtu=network.get("status", {}).get("mtu"),
     )

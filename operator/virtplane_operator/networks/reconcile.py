@@ -14,6 +14,7 @@ from virtplane_api.reconcile import Done, Outcome, Wait
 from virtplane_operator.lifetime import ensure_finalizer, release
 from virtplane_operator.networks.catalog import Catalog, Network
 from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.overlays import is_overlay
 from virtplane_operator.networks.summary import (
     COUNTED,
     OWNED,
@@ -82,6 +83,8 @@ class NetworkReconciler:
             rows=self._rows(known.uid),
             not_served=self._catalog.not_served(known),
         )
+        if is_overlay(network):
+            status |= self._catalog.overlays.status(network, known.asked_mtu)
         counts_differ = any(current.get(name) != status.get(name) for name in COUNTED)
         # Mode and addresses are held from the first machine on: that one is counted at once.
         is_first = status["used"] > 0 and not current.get("used")

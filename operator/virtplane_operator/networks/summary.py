@@ -8,9 +8,10 @@ from virtplane_api.kube.conditions import Condition, conditions_of, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.models.hypervisor import NetworkState
 from virtplane_api.reasons import Reason
+from virtplane_operator.networks import overlays
 from virtplane_operator.networks.catalog import NotServed
 
-OWNED = ("observedGeneration", "used", "free", "hypervisorCount", "hypervisors")
+OWNED = ("observedGeneration", "used", "free", "hypervisorCount", "hypervisors", *overlays.OWNED)
 COUNTED = ("used", "free")
 """Of those: what changes with each machine, and is written at most once in a while."""
 OWNED_CONDITIONS = ("Ready",)

@@ -98,6 +98,11 @@ FILTERS: tuple[Filter, ...] = (
     Filter("storage", _has_storage, _says_storage),
     Filter("network", lambda request, candidate: request.network_modes <= candidate.network_modes, _says_network),
     Filter(
+        "tunnels",
+        lambda request, candidate: request.tunnel_mtu <= candidate.tunnel_mtu,
+        lambda request, refused: f"{len(refused)} {_lack(refused)} tunnels of MTU {request.tunnel_mtu}",
+    ),
+    Filter(
         "host ports",
         lambda request, candidate: not request.host_ports or request.host_ports.isdisjoint(candidate.host_ports),
         _says_host_ports,

@@ -40,6 +40,8 @@ class Request:
     storage: tuple[StorageNeed, ...] = ()
     network_modes: frozenset[str] = frozenset()
     host_ports: frozenset[HostPort] = frozenset()
+    tunnel_mtu: int = 0
+    """Largest packet in bytes of its networks of mode Overlay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Candidate:
     pool_types: frozenset[str] = frozenset()
     ready_pool_uids: frozenset[str] = frozenset()
     network_modes: frozenset[str] = frozenset()
+    tunnel_mtu: int = 0
+    """What its tunnels take."""
     host_ports: Mapping[HostPort, Sequence[object]] = field(default_factory=dict)
     """Those that are held, and by whom, who prints as namespace/name."""
 

@@ -137,9 +137,9 @@ class AgentInMemory:
             self.endpoints,
             self.virtual_networks,
             self.machines,
+            self.client,
             self.enqueued_networks.append,
             self.changed_hypervisors.append,
-            self.client,
         )
         for machine in self.machines.all():
             self.networks.machine_changed(uid_of(machine))

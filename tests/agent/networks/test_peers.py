@@ -1,4 +1,4 @@
-"""Peers of firewalls: watched while a rule here names machines, and never else."""
+"""Peers of firewalls: watched while a rule here names machines, and not longer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ import pytest
 from tests.agent.doubles import Clock, InMemoryClient
 from tests.agent.machines.agent_in_memory import AgentInMemory, in_memory
 from tests.agent.objects import network, placed_interface, tell, vm
-from virtplane_agent.networks import peers
+from virtplane_agent.networks import neighbours
 from virtplane_agent.networks.serving import NetworkKey
 from virtplane_api.kube.errors import ApiUnavailable
 from virtplane_api.kube.resources import VIRTUAL_MACHINES, Object, Resource
@@ -146,7 +146,7 @@ async def test_nothing_is_watched_for_firewalls_that_name_no_machines_nor_any_mo
 async def test_a_firewall_whose_peers_cannot_be_listed_is_not_in_force_without_them(
     agent: AgentInMemory, client: WatchableClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "LIST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(neighbours, "LIST_TIMEOUT_S", 0.05)
     client.is_silent = True
     agent.given_network(LAN)
     agent.given(vm(power_state="Stopped", interfaces=[placed_interface("eth0", LAN, "10.20.0.9")]))
@@ -166,3 +166,16 @@ async def test_rules_of_a_machine_that_change_are_a_reason_to_look_at_its_networ
     assert agent.enqueued_networks[before:] == [KEY]
     tell(agent.machines.informer, changed | {"metadata": changed["metadata"] | {"resourceVersion": "999"}})
     assert agent.enqueued_networks[before:] == [KEY]
+
+
+async def test_an_overlay_whose_names_cannot_be_listed_is_served_without_those_of_others(
+    agent: AgentInMemory, client: WatchableClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "LIST_TIMEOUT_S", 0.05)
+    client.is_silent = True
+    wide = network(mode="Overlay") | {"status": {"vni": 5000, "mtu": 1450}}
+    agent.given_network(wide)
+    agent.given(vm(power_state="Stopped", interfaces=[placed_interface("eth0", wide, "10.20.0.9")]))
+    assert isinstance(await agent.networks.reconcile(KEY), Wait)
+    assert client.listed == ["shop"]
+    assert await agent.fake_networks.inventory() == (KEY.uid,)

@@ -18,6 +18,7 @@ from tests.operator.networks.scripted_host import ScriptedHost
 Object = dict[str, Any]
 LAN = {"name": "lan", "networkName": "lan"}
 FORWARD = {"portForwards": [{"hostPort": 8080, "port": 80, "protocol": "TCP"}]}
+UNDERLAY = {"address": "192.0.2.11", "mtu": 1500}
 OPERATOR_USER = f"system:serviceaccount:{SYSTEM_NAMESPACE}:virtplane-operator"
 
 
@@ -168,7 +169,7 @@ def test_a_machine_goes_where_its_mode_and_its_host_ports_are_to_be_had(cluster:
     cluster.apply(cluster.vm("web2", LAN | FORWARD))
     message = cluster.wait_reason("vpvm", "web2", "NoHypervisorFits")
     assert f"1 has host port 8080/TCP in use by {cluster.namespace}/web" in message
-    cluster.host.report(networkModes=["NAT", "Overlay"])
+    cluster.host.report(networkModes=["NAT", "Overlay"], underlay=UNDERLAY)
     cluster.wait_placed("far")
     cluster.end_machine("web")
     cluster.wait_placed("web2")
@@ -269,3 +270,48 @@ def settled(cluster: Cluster, figure: Callable[[], int]) -> None:
 
     eventually(twice, 40)
     assert figure() == before
+
+
+def test_an_overlay_has_its_number_and_its_mtu_before_the_first_machine_comes_in_one_write(cluster: Cluster) -> None:
+    cluster.host.report(networkModes=["Overlay"], underlay=UNDERLAY)
+    cluster.apply(cluster.network(mode="Overlay"), cluster.vm("web", LAN))
+    cluster.wait_placed("web")
+    status = cluster.wait_used(1)
+    assert (status["mtu"], status["peers"]) == (1450, [{"agentName": cluster.agent, "address": "192.0.2.11"}])
+    assert 4096 <= status["vni"] < 1 << 24
+    # The network's first status, and the machine on it. The chart puts the finalizer on at creation.
+    assert cluster.operator_writes("virtualnetworks", "lan") <= 2
+    assert cluster.operator_writes("virtualmachines", "web") == 1
+    vni = status["vni"]
+
+    cluster.host.report(underlay=UNDERLAY | {"address": "192.0.2.12", "mtu": 9000})
+    eventually(lambda: cluster.get("vpnet", "lan")["status"]["peers"][0]["address"] == "192.0.2.12")
+    cluster.end_machine("web")
+    status = cluster.wait_used(0)
+    eventually(lambda: cluster.get("vpnet", "lan")["status"]["mtu"] == 8950)
+    assert "peers" not in cluster.get("vpnet", "lan")["status"]
+    assert status["vni"] == vni
+
+
+def test_a_host_that_comes_later_with_smaller_tunnels_gets_no_machine_of_the_network(cluster: Cluster) -> None:
+    cluster.host.report(networkModes=["Overlay"], underlay=UNDERLAY)
+    cluster.apply(cluster.network(mode="Overlay"), cluster.vm("web", LAN))
+    cluster.wait_placed("web")
+    cluster.host.report(underlay=UNDERLAY | {"mtu": 1400})
+    cluster.apply(cluster.vm("late", LAN))
+    assert "1 lacks tunnels of MTU 1450" in cluster.wait_reason("vpvm", "late", "NoHypervisorFits")
+
+
+def test_a_host_that_is_new_to_an_overlay_becomes_a_peer_of_the_others(cluster: Cluster) -> None:
+    second = ScriptedHost(cluster.control_plane, f"{cluster.agent}-b", modes=["Overlay"])
+    second.report(underlay=UNDERLAY | {"address": "192.0.2.12"})
+    cluster.host.report(networkModes=["Overlay"], underlay=UNDERLAY)
+    cluster.apply(cluster.network(mode="Overlay"), cluster.vm("web", LAN))
+    cluster.wait_used(1)
+    cluster.apply(cluster.vm("db", LAN, scheduling={"hypervisorName": second.name}))
+
+    def peers() -> list[str]:
+        return [peer["address"] for peer in cluster.get("vpnet", "lan")["status"]["peers"]]
+
+    eventually(lambda: peers() == ["192.0.2.11", "192.0.2.12"])
+    second.end(cluster.namespace)

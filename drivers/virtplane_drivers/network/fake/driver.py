@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,8 +23,11 @@ from virtplane_drivers.network.contract import (
     Port,
 )
 from virtplane_drivers.network.fake.faults import Faults
+from virtplane_drivers.network.overlay import Underlay
 
 _PortKey = tuple[str, str]
+_UNDERLAY = Underlay(IPv4Address("192.0.2.1"), 1500)
+"""An address of documentation (RFC 5737): nothing is sent there."""
 
 
 class FakeNetworks(NetworkDriver):
@@ -52,7 +56,7 @@ class FakeNetworks(NetworkDriver):
 
     async def probe(self) -> NetworkFacts:
         """All modes."""
-        return NetworkFacts(modes=frozenset(NetworkMode))
+        return NetworkFacts(modes=frozenset(NetworkMode), underlay=_UNDERLAY)
 
     async def inventory(self) -> tuple[str, ...]:
         """UIDs of all that were applied."""

@@ -12,7 +12,7 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import IpNetwork, Network
 
-MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.BRIDGE})
+MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.BRIDGE, NetworkMode.OVERLAY})
 """That the driver has where all is allowed."""
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
@@ -45,8 +46,11 @@ from virtplane_drivers.network.linux.namespace import (
     traces,
 )
 from virtplane_drivers.network.linux.records import Applied, Records
+from virtplane_drivers.network.linux.tunnels import Tunnels
+from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
 from virtplane_drivers.network.linux.uplinks import Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
+from virtplane_drivers.network.overlay import Overlay
 
 CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
@@ -74,17 +78,20 @@ class LinuxNetworks(NetworkDriver):
         transit_cidr: IPv4Network,
         host_namespace: Path | None = None,
         allowances: Allowances = NOTHING_ALLOWED,
+        underlay_address: IpAddress | None = None,
         check_every_s: float = CHECK_EVERY_S,
     ) -> None:
         """`allowances` is what of the host networks may have: they are made by whoever may make one in a namespace."""
         self._allowances = allowances
         self._runtime_folder = runtime_folder
         self._host_namespace = host_namespace
+        self._underlay_address = underlay_address
         self._check_every_s = check_every_s
         # Of the folder's path, which stays: by it what is ours on the host is told from another agent's.
         state_id = hashlib.sha256(str(state_folder.absolute()).encode()).hexdigest()[:12]
         self._records = Records(runtime_folder / "networks")
         self._uplinks = Uplinks(state_id, transit_cidr, host_namespace)
+        self._tunnels = Tunnels(host_namespace)
         self._router_rules = rules.RouterRules()
         self._host_rules = rules.HostRules(state_id, host_namespace)
         self._firewalls = Firewalls()
@@ -123,14 +130,19 @@ class LinuxNetworks(NetworkDriver):
         self._name_servers.close()
 
     async def probe(self) -> NetworkFacts:
-        """All that this driver has, less what the host does not allow; or none."""
-        missing = self._allowances.missing
+        """All that this driver has, less what the host does not allow; Overlay where there is something to go over."""
+        missing, underlay = dict(self._allowances.missing), None
         if self._missing:
             missing = dict.fromkeys(MODES, self._missing)
-        facts = {f"Network{mode}": why for mode, why in missing.items()}
+        else:
+            try:
+                underlay = await find_underlay(self._host_namespace, self._underlay_address)
+            except NoUnderlay as error:
+                missing[NetworkMode.OVERLAY] = str(error)
+        lacking = {f"Network{mode}": why for mode, why in missing.items()}
         if not self._missing and self._firewalls.missing:
-            facts[CAPABILITY] = self._firewalls.missing
-        return NetworkFacts(MODES - set(missing), facts)
+            lacking[CAPABILITY] = self._firewalls.missing
+        return NetworkFacts(MODES - set(missing), lacking, underlay)
 
     async def inventory(self) -> tuple[str, ...]:
         """Whatever of a network is left on the host names it."""
@@ -171,6 +183,8 @@ class LinuxNetworks(NetworkDriver):
             await self._end_flows(path, self._settled.get(network.uid), now)
             self._settled[network.uid] = now
             self._records.write(now)
+            findings += await self._tunnels.apply(path, network)
+            await self._announce(network)
             findings += await self._name_servers.apply(path, network)
             if transit is not None:
                 findings += await rules.forwarding_findings(self._host_namespace, [host_link(network.uid)])
@@ -199,6 +213,7 @@ class LinuxNetworks(NetworkDriver):
             self._findings.pop(uid, None)
             await self._apply_host_rules()
             await self._uplinks.remove(uid)
+            await self._tunnels.remove(path, uid)
             await remove_namespace(path)
             self._router_rules.forget(path)
             self._firewalls.forget(uid)
@@ -220,7 +235,18 @@ class LinuxNetworks(NetworkDriver):
                 if applied.transit is not None
             }
             # Of an agent without such networks there is no table.
-            await (self._host_rules.apply(routed) if routed else self._host_rules.remove())
+            if routed or self._overlays():
+                await self._host_rules.apply(routed, self._overlays())
+            else:
+                await self._host_rules.remove()
+
+    def _overlays(self) -> list[Overlay]:
+        overlays = (applied.network.overlay for applied in self._applied.values())
+        return [overlay for overlay in overlays if overlay is not None]
+
+    async def _announce(self, network: Network) -> None:
+        path = namespace_path(self._runtime_folder, network.uid)
+        await self._tunnels.announce(path, network, await links.ports_held(path))
 
     async def _addresses_of_host(self) -> list[IpAddress]:
         self._host_addresses = await self._uplinks.host_addresses()
@@ -252,8 +278,10 @@ class LinuxNetworks(NetworkDriver):
             await asyncio.sleep(self._check_every_s)
             with contextlib.suppress(OSError, Unavailable):
                 is_routed = any(applied.transit is not None for applied in self._applied.values())
-                if is_routed and not await self._host_rules.check():
+                if (is_routed or self._overlays()) and not await self._host_rules.check():
                     await self._apply_host_rules()
+                for applied in [one for one in self._applied.values() if one.network.overlay is not None]:
+                    await self._announce(applied.network)
                 if self._applied and await self._uplinks.host_addresses() != self._host_addresses:
                     for uid in self._applied:
                         self._hints.add(uid)

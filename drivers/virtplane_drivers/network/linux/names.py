@@ -13,6 +13,8 @@ BRIDGE = "br0"
 """In the router namespace: what all ports of the network are joined to."""
 UPLINK = "uplink"
 """In the router namespace: its end of the veth to the host."""
+TUNNEL = "tunnel"
+"""In the router namespace, of mode Overlay: the VXLAN device, a port of the bridge."""
 ROUTER_TABLE = "virtplane"
 """Of nftables, in the router namespace, in each family that it needs."""
 _ROUTER_MACS = (0x02, 0x56, 0x50)

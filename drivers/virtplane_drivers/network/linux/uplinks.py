@@ -3,7 +3,7 @@
 ::
 
     NAT, Routed   host: v…, a host's end of a transit   ── veth ──   router: uplink, default routes by it
-                  Routed also: the host's routes to the network
+    (and Overlay) Routed also: the host's routes to the network
     Bridge        host: v…, a port of the named bridge  ── veth ──   router: uplink, a port of br0
     Isolated      nothing
 
@@ -36,7 +36,7 @@ from virtplane_drivers.network.linux.names import (
 from virtplane_drivers.network.linux.transit import free_transit, held_transit, host_interfaces, router_interfaces
 from virtplane_drivers.network.linux.values import Finding, Transit
 
-_ROUTED_MODES = frozenset({NetworkMode.NAT, NetworkMode.ROUTED})
+_ROUTED_MODES = frozenset({NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.OVERLAY})
 _VETH = "veth"
 _IPV4_EVERYWHERE, _IPV6_EVERYWHERE = ip_network("0.0.0.0/0"), ip_network("::/0")
 

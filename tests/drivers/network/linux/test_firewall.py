@@ -1,5 +1,7 @@
 """What firewalls let through and what they do not, on real routers: each denied flow beside its honest twin."""
 
+import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -31,8 +33,10 @@ from tests.drivers.network.linux.firewalled import (
 from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Namespace
 from tests.drivers.network.linux.rules.services import PORT, reaches, seen_as, service
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
+from virtplane_drivers.attachment import TapAttachment
+from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.contract import Firewall, Network, PortForward
-from virtplane_drivers.network.linux.names import tap_name
+from virtplane_drivers.network.linux.names import ROUTER_TABLE, tap_name
 
 WEB = rule(INGRESS, ALLOW, protocol=TCP, ports=((PORT, PORT),))
 OTHER_PORT = 8081
@@ -324,12 +328,22 @@ def conntrack(walled: Walled) -> list[str]:
 
 
 async def test_a_guest_that_nobody_describes_any_more_stays_behind_its_firewall(walled: Walled) -> None:
-    await walled.driver.apply(web())
-    with ExitStack() as stack:
-        with_services(stack, walled.guest(port(2, "f1")))
-        third = walled.guest(port(3))
+    described = web()
+    await walled.driver.apply(described)
+    held, _ = described.ports
+    attachment = await walled.driver.attachment(described, held)
+    assert isinstance(attachment, TapAttachment)
+    (tap,) = await asyncio.to_thread(open_tap, attachment, 1)
+    try:
         # As the agent starts anew: what it was behind is known by the record alone.
         async with walled.another_driver() as driver:
             await driver.apply(network(port(3)))
-            assert reaches(third, "10.0.0.2")
-            assert seen_as(third, "10.0.0.2", OTHER_PORT) is None
+            ways = walled.router().run("nft", "list", "map", "bridge", ROUTER_TABLE, "ingress")
+            assert f'"{tap_name(held)}" : goto ingress_f1' in ways
+            assert "dport 80 accept" in walled.router().run(
+                "nft", "list", "chain", "bridge", ROUTER_TABLE, "ingress_f1"
+            )
+    finally:
+        os.close(tap)
+    await walled.driver.apply(network(port(3)))
+    assert "ingress_f1" not in walled.router().run("nft", "list", "ruleset")

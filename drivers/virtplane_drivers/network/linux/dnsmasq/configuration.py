@@ -200,13 +200,19 @@ def _host_name(network: Network, port: Port) -> list[str]:
 
 def _names(network: Network) -> Iterator[str]:
     """With the domain; by the machine's name alone only where that is no name of the outside (`www.example.org`)."""
-    for port in network.ports:
-        name = f"{port.machine_name}.{network.domain}"
+    for machine, addresses in _machines(network):
+        name = f"{machine}.{network.domain}"
         if len(name) > _MAX_NAME_CHARS:
             continue
-        short = "" if "." in port.machine_name else f" {port.machine_name}"
-        for address in port.addresses:
+        short = "" if "." in machine else f" {machine}"
+        for address in addresses:
             yield f"{address} {name}{short}"
+
+
+def _machines(network: Network) -> Iterator[tuple[str, tuple[IpAddress, ...]]]:
+    yield from ((port.machine_name, port.addresses) for port in network.ports)
+    if network.overlay is not None:
+        yield from ((machine.name, machine.addresses) for machine in network.overlay.machines)
 
 
 def _is_address(text: str) -> bool:
@@ -225,7 +231,8 @@ def _check(network: Network) -> None:
         raise _refused("MTU", network.mtu)
     for port in network.ports:
         _fits("MAC address", _MAC, port.mac)
-        _fits("name of a machine", _NAME, port.machine_name)
+    for machine, _addresses in _machines(network):
+        _fits("name of a machine", _NAME, machine)
 
 
 def _check_addresses(network: Network) -> None:
@@ -234,8 +241,8 @@ def _check_addresses(network: Network) -> None:
         given += [subnet.cidr.network_address, *([] if subnet.gateway is None else [subnet.gateway])]
     for route in network.routes:
         given += [route.destination.network_address, route.via]
-    for port in network.ports:
-        given += port.addresses
+    for _machine, addresses in _machines(network):
+        given += addresses
     for address in given:
         if not isinstance(address, IPv4Address | IPv6Address) or (address.version == 6 and address.scope_id):
             raise _refused("address", address)

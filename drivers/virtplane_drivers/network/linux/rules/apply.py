@@ -1,6 +1,6 @@
 """The rules of routers and of the host, kept as they are to be."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
@@ -16,6 +16,7 @@ from virtplane_drivers.network.linux.rules.nft import run
 from virtplane_drivers.network.linux.rules.router import router_ruleset
 from virtplane_drivers.network.linux.rules.ruleset import Ruleset, removal
 from virtplane_drivers.network.linux.values import Transit
+from virtplane_drivers.network.overlay import Overlay
 
 
 class RouterRules:
@@ -62,15 +63,15 @@ class HostRules:
         self._kept = KeptRules(shared=True)
         self._ways: LoopbackWays = {}
 
-    async def apply(self, networks: Networks) -> None:
-        """The host serves these networks and no others. Idempotent.
+    async def apply(self, networks: Networks, overlays: Collection[Overlay] = ()) -> None:
+        """The host serves these networks and no others, and takes tunnels' packets for these only. Idempotent.
 
         Their links to the routers are to be there before: what the forwards of loopback addresses need is set on them.
 
         Raises:
             Unavailable: nft is missing or refuses, or a link does not take a setting (NetworkError).
         """
-        await self._kept.ensure(self._namespace, host_ruleset(self._state_id, networks))
+        await self._kept.ensure(self._namespace, host_ruleset(self._state_id, networks, overlays))
         self._ways = {names.host_link(uid): forwarded_families(network) for uid, (network, _) in networks.items()}
         try:
             await in_namespace(self._namespace, open_ways, self._ways)

@@ -14,29 +14,32 @@ comes from a router for 127.0.0.1 is dropped like all that is for services of th
 itself), and the router refuses it before.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Network
 from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.rules.overlay import tunnel_chains, tunnel_sets
+from virtplane_drivers.network.linux.rules.router import MASQUERADED
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Ruleset, Table
 from virtplane_drivers.network.linux.values import Transit
+from virtplane_drivers.network.overlay import Overlay
 
 Networks = Mapping[str, tuple[Network, Transit]]
 """By UID, each with its transit addresses."""
 
 
-def host_ruleset(state_id: str, networks: Networks) -> Ruleset:
-    """The table for these networks. Pure."""
+def host_ruleset(state_id: str, networks: Networks, overlays: Collection[Overlay] = ()) -> Ruleset:
+    """The table for these networks, and for the tunnels of those of mode Overlay. Pure."""
     links = [names.host_link(uid) for uid in networks]
-    nat = [names.host_link(uid) for uid, (network, _) in networks.items() if network.mode is NetworkMode.NAT]
+    nat = [names.host_link(uid) for uid, (network, _) in networks.items() if network.mode in MASQUERADED]
     sets = (
         _links("link", links),
         _links("nat_link", nat),
         _forwards("forward_ipv4", "ip", networks, 4),
         _forwards("forward_ipv6", "ip6", networks, 6),
+        *tunnel_sets(overlays),
     )
-    return (Table("inet", names.host_table(state_id), sets, _CHAINS),)
+    return (Table("inet", names.host_table(state_id), sets, (*_CHAINS, *tunnel_chains(overlays))),)
 
 
 def forwarded_families(network: Network) -> frozenset[int]:

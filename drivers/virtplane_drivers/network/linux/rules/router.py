@@ -14,6 +14,7 @@ from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.links import bridge_interfaces
 from virtplane_drivers.network.linux.rules.firewall import Way, with_firewall, with_states
+from virtplane_drivers.network.linux.rules.overlay import guard_tables
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Ruleset, Table
 from virtplane_drivers.network.linux.rules.spoofing import spoofing_table
 from virtplane_drivers.network.linux.transit import IPV6_TRANSIT
@@ -26,6 +27,8 @@ _NEVER_FORWARDED = (
     IPv6Network("fe80::/10"),
     IPV6_TRANSIT,
 )
+MASQUERADED = frozenset({NetworkMode.NAT, NetworkMode.OVERLAY})
+"""Modes whose machines reach out under the host's addresses."""
 _FROM_GUESTS, _TO_GUESTS = f'iifname "{names.BRIDGE}"', f'oifname "{names.BRIDGE}"'
 _FROM_HOST, _TO_HOST = f'iifname "{names.UPLINK}"', f'oifname "{names.UPLINK}"'
 
@@ -41,6 +44,7 @@ def router_ruleset(
     return (
         with_firewall(spoofing_table(network), network, own_addresses, way),
         with_states(_routing_table(network, transit, host_addresses), network, way),
+        *guard_tables(network),
     )
 
 
@@ -90,7 +94,7 @@ def _chains(network: Network, transit: Transit | None) -> Iterator[Chain]:
         ),
         "type nat hook prerouting priority dstnat; policy accept;",
     )
-    if network.mode is NetworkMode.NAT:
+    if network.mode in MASQUERADED:
         # In the host every guest is its router, so that two networks may have the same addresses.
         postrouting = (f"{_FROM_GUESTS} {_TO_HOST} masquerade",)
         yield Chain("postrouting", postrouting, "type nat hook postrouting priority srcnat; policy accept;")

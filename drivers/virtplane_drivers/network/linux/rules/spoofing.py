@@ -7,7 +7,7 @@ neither direction.
 ::
 
     prerouting (from a port of the bridge)
-      ├── from the uplink of mode Bridge: accepted, it is no guest's
+      ├── from the uplink of mode Bridge, the tunnel of mode Overlay: accepted, it is no guest's
       ├── not the MAC of the tap: dropped                                               (port_mac)
       ├── ARP    from_arp     sender is the tap's; a probe (RFC 5227) asks for its own   (port_ipv4)
       ├── IPv4   from_ipv4    no DHCP server, no redirect, no IGMP querier; source       (port_ipv4, behind_ipv4)
@@ -15,7 +15,7 @@ neither direction.
       │            └ from_icmpv6    no router, no redirect, no MLD querier; then by type:
       │                from_solicit, from_advert, from_router_solicit, from_report       (nd_target, nd_option)
       └── anything else: announcements (RARP) of its own MAC. On a network without subnets any type but VLAN tags.
-    postrouting (to a port of the bridge): to known taps and the uplink only             (port)
+    postrouting (to a port of the bridge): to known taps, uplink and tunnel only         (port)
 
 The router's own MAC and addresses are in none of the sets, whatever a port claims.
 
@@ -122,12 +122,13 @@ def _set(name: str, type_: str, elements: Iterable[str], *, flags: str = "") -> 
 
 def _chains(network: Network) -> Iterator[Chain]:
     yield from _FROM_PORTS
-    uplink = network.mode is NetworkMode.BRIDGE
+    # Of no guest of this host. What may come and go by a tunnel: see `overlay`.
+    others = {NetworkMode.BRIDGE: names.UPLINK, NetworkMode.OVERLAY: names.TUNNEL}.get(network.mode)
     by_type = "ether type vmap { ip : goto from_ipv4, ip6 : goto from_ipv6, arp : goto from_arp, 0x8035 : accept }"
     yield Chain(
         "prerouting",
         (
-            *([f'iifname "{names.UPLINK}" accept'] if uplink else []),
+            *([f'iifname "{others}" accept'] if others else []),
             "iifname . ether saddr != @port_mac drop",
             by_type,
             # To the bridge next to us: spanning tree, LLDP and the like (IEEE 802.1D, 7.12.6).
@@ -138,7 +139,7 @@ def _chains(network: Network) -> Iterator[Chain]:
     )
     yield Chain(
         "postrouting",
-        ("oifname @port accept", *([f'oifname "{names.UPLINK}" accept'] if uplink else [])),
+        ("oifname @port accept", *([f'oifname "{others}" accept'] if others else [])),
         "type filter hook postrouting priority srcnat; policy drop;",
     )
 

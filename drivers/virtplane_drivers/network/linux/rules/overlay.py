@@ -1,0 +1,87 @@
+"""The rules of mode Overlay: what crosses from host to host, and from which hosts it is taken.
+
+Each host has the gateway, with one address and one MAC, for its own guests. Were it met across a tunnel, two would
+answer, and bridges would learn that it is elsewhere. So the router neither hears nor speaks by the tunnel (`input`,
+`output`), and between guests does not cross (`crossing`, in both directions): frames from or to the gateway's MAC, ARP
+and neighbour discovery for its addresses, router discovery, DHCP. All else that comes by the tunnel was checked where
+its sender is a port.
+
+The host takes VXLAN for a network from the hosts that have it and from nobody else. Numbers (VNIs) of other networks
+than this agent's are none of its business: another agent of this host may have them.
+"""
+
+from collections.abc import Collection, Iterator
+
+from virtplane_drivers.network.contract import Network
+from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.links import bridge_interfaces
+from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
+from virtplane_drivers.network.overlay import Overlay
+
+GUARD_TABLE = f"{names.ROUTER_TABLE}-tunnel"
+_FROM_TUNNEL, _TO_TUNNEL = f'iifname "{names.TUNNEL}"', f'oifname "{names.TUNNEL}"'
+_VNI = "@th,96,24"
+"""Behind UDP's 8 bytes: flags and 24 reserved bits, then the number (RFC 7348, 5)."""
+
+
+def guard_tables(network: Network) -> tuple[Table, ...]:
+    """Of the router namespace: none but for mode Overlay. Pure."""
+    if network.overlay is None:
+        return ()
+    hooked = (
+        ("prerouting", f"{_FROM_TUNNEL} jump crossing"),
+        ("postrouting", f"{_TO_TUNNEL} jump crossing"),
+        ("input", f"{_FROM_TUNNEL} drop"),
+        ("output", f"{_TO_TUNNEL} drop"),
+    )
+    chains = (Chain(hook, (rule,), f"type filter hook {hook} priority filter; policy accept;") for hook, rule in hooked)
+    return (Table("bridge", GUARD_TABLE, (), (Chain("crossing", tuple(_crossing(network))), *chains)),)
+
+
+def tunnel_sets(overlays: Collection[Overlay]) -> tuple[NamedSet, ...]:
+    """Of the host's table: who may send what; always there, so that a network more changes elements only."""
+    return (
+        _senders("tunnel_ipv4", "ip", overlays, 4),
+        _senders("tunnel_ipv6", "ip6", overlays, 6),
+        NamedSet("tunnel_vni", f"typeof {_VNI}", frozenset(_number(one) for one in overlays)),
+    )
+
+
+def tunnel_chains(overlays: Collection[Overlay]) -> tuple[Chain, ...]:
+    """Of the host's table: none where no network has tunnels."""
+    if not overlays:
+        return ()
+    ports = ", ".join(sorted({str(one.udp_port) for one in overlays}))
+    rules = (
+        f"udp dport {{ {ports} }} ip saddr . {_VNI} @tunnel_ipv4 accept",
+        f"udp dport {{ {ports} }} ip6 saddr . {_VNI} @tunnel_ipv6 accept",
+        f"udp dport {{ {ports} }} {_VNI} @tunnel_vni drop",
+    )
+    return (Chain("tunnels", rules, "type filter hook input priority filter - 1; policy accept;"),)
+
+
+def _senders(name: str, family: str, overlays: Collection[Overlay], version: int) -> NamedSet:
+    elements = (f"{peer} . {_number(one)}" for one in overlays for peer in one.peers if peer.version == version)
+    return NamedSet(name, f"typeof {family} saddr . {_VNI}", frozenset(elements))
+
+
+def _number(overlay: Overlay) -> str:
+    return f"{overlay.vni:#x}"
+
+
+def _crossing(network: Network) -> Iterator[str]:
+    mac = names.router_mac(network.uid)
+    yield f"ether saddr {mac} drop"
+    yield f"ether daddr {mac} drop"
+    own = [interface.ip for interface in bridge_interfaces(network)]
+    for address in own:
+        if address.version == 4:
+            yield f"arp saddr ip {address} drop"
+            yield f"arp daddr ip {address} drop"
+            yield f"ip saddr {address} drop"
+        else:
+            yield f"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} @th,64,128 {int(address):#x} drop"
+            yield f"ip6 saddr {address} drop"
+    yield "icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect } drop"
+    yield "udp sport { 67, 68, 546, 547 } drop"
+    yield "udp dport { 67, 68, 546, 547 } drop"
