@@ -25,7 +25,7 @@ from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType, ExitReas
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.host.process import ProcessIdentity
 from virtplane_drivers.hypervisor.contract import Exit, Owner
-from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition
+from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition, NicStage
 
 T = TypeVar("T")
 
@@ -215,7 +215,10 @@ def _definition(values: dict[str, Any] | None) -> Definition | None:
         for disk in values["disks"]
     )
     # Absent in formats 1 to 3.
-    nics = tuple(NicDefinition(**{**nic, "model": InterfaceModel(nic["model"])}) for nic in values.get("nics", ()))
+    nics = tuple(
+        NicDefinition(**nic | {"model": InterfaceModel(nic["model"]), "stage": NicStage(nic.get("stage", "Plugged"))})
+        for nic in values.get("nics", ())
+    )
     display = values.get("display")
     return Definition(**{**values, "disks": disks, "display": DisplayType(display) if display else None, "nics": nics})
 
