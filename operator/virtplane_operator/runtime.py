@@ -34,7 +34,7 @@ from virtplane_operator.actions.reconcile import ActionReconciler
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.hypervisors.reconcile import HypervisorReconciler
 from virtplane_operator.machines.reconcile import MachineReconciler, Networks
-from virtplane_operator.machines.status import concerns_the_operator, networks_of, placement_of
+from virtplane_operator.machines.status import concerns_the_operator, gives_up_claims, networks_of, placement_of
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.reconcile import COUNT_EVERY_S, NetworkReconciler
@@ -164,7 +164,9 @@ class Operator:
             loop.enqueue(key)
         if resource is VIRTUAL_MACHINES:
             self._count_in_networks(old, new)
-            if old is not None and hypervisor_of(old) and (new is None or not hypervisor_of(new)):
+            if (old is not None and hypervisor_of(old) and (new is None or not hypervisor_of(new))) or (
+                old is not None and new is not None and gives_up_claims(old, new)
+            ):
                 self._room_may_have_come()
             if new is None:
                 self._wake_pending_in(key.namespace)

@@ -32,7 +32,9 @@ class Kept:
 
     def put(self, *ips: str, on: str = A, mac: str = MAC, network: str = "lan", **changes: Any) -> Object:
         """The watch tells of a machine with one interface, with these addresses; without any it has no interface."""
-        rows = {"interfaces": [claimed("lan", network, mac, *ips)]} if ips else {}
+        asked = [one["portForwards"] for one in changes.get("interfaces", ()) if "portForwards" in one]
+        row = claimed("lan", network, mac, *ips) | ({"portForwards": asked[0]} if asked else {})
+        rows = {"interfaces": [row]} if ips else {}
         return self.tell((placed(on) if on else {"token": 1}) | rows, **changes)
 
     def tell(self, placement: dict[str, Any] | None, **changes: Any) -> Object:
