@@ -164,9 +164,7 @@ class Operator:
             loop.enqueue(key)
         if resource is VIRTUAL_MACHINES:
             self._count_in_networks(old, new)
-            if (old is not None and hypervisor_of(old) and (new is None or not hypervisor_of(new))) or (
-                old is not None and new is not None and gives_up_claims(old, new)
-            ):
+            if old is not None and _makes_room(old, new):
                 self._room_may_have_come()
             if new is None:
                 self._wake_pending_in(key.namespace)
@@ -259,6 +257,12 @@ class Operator:
             key = self._catalog.key_of(uid)
             if key is not None and before.get(uid) != after.get(uid):
                 self._loops[NETWORKS.plural].enqueue(key)
+
+
+def _makes_room(old: Object, new: Object | None) -> bool:
+    if hypervisor_of(old) and (new is None or not hypervisor_of(new)):
+        return True
+    return new is not None and gives_up_claims(old, new)
 
 
 def _is_the_same_network(old: Object, new: Object) -> bool:

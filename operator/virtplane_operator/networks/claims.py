@@ -88,6 +88,8 @@ class Claims:
         self._machines: dict[str, _Machine] = {}
         self._assumed: dict[str, _Machine | None] = {}
         """Of machines whose claims are being written: what the store says that they hold."""
+        self._being_written: dict[str, int] = {}
+        """The tokens of those placements: news of lower ones are older."""
         self._networks: dict[str, _Network] = {}
         self._ports: dict[str, dict[HostPort, Holders]] = {}
 
@@ -168,7 +170,7 @@ class Claims:
         uid, placement = uid_of(new), new.get("status", {}).get("placement") or {}
         known = self._machines.get(uid)
         if uid in self._assumed:
-            if not placement.get("hypervisor"):
+            if placement.get("token", 0) < self._being_written[uid]:
                 self._assumed[uid] = _machine_of(new, placement, self._assumed[uid])
                 return
             del self._assumed[uid]
@@ -188,6 +190,7 @@ class Claims:
         """
         uid = uid_of(machine)
         self._assumed[uid] = self._machines.get(uid)
+        self._being_written[uid] = placement.get("token", 0)
         self._replace(uid, _machine_of(machine, placement, self._assumed[uid]))
         try:
             yield

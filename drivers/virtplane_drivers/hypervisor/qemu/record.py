@@ -32,8 +32,9 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 FORMAT = 5
-"""5: the definition's `nic_ports`, its NICs' `link_up` and `stage`. 4: the definition's `nics`. 3 (0.1.0): its `display`, `guest_agent`. 2: `ended_by_itself`, `restarts`, `memory`,
-`user`, the definition's `restarted_at`. All are read as well as 1."""
+"""5: the definition's `nic_ports`, its NICs' `link_up` and `stage`. 4: its `nics`. 3 (0.1.0): its `display`,
+`guest_agent`. 2: `ended_by_itself`, `restarts`, `memory`, `user`, the definition's `restarted_at`. All are read as well
+as 1."""
 _READABLE = frozenset({1, 2, 3, 4, FORMAT})
 _FILE = "record.json"
 _MAX_PID = 1 << 22
