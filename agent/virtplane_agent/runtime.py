@@ -31,6 +31,7 @@ from virtplane_api.kube.resources import (
     VIRTUAL_MACHINES,
     VOLUMES,
     Key,
+    Object,
     uid_of,
 )
 from virtplane_api.names import AGENT_FIELD_MANAGER
@@ -89,7 +90,7 @@ class Agent:
                 client,
                 VIRTUAL_MACHINES,
                 self._events,
-                self._machines.put_written,
+                self._machine_written,
                 owned=machine_fields.OWNED,
                 owned_conditions=machine_fields.OWNED_CONDITIONS,
             ),
@@ -177,6 +178,11 @@ class Agent:
 
     async def _hypervisor_pass(self, name: str) -> Outcome:
         return await self._hypervisor_reconciler.reconcile(name)
+
+    def _machine_written(self, machine: Object) -> None:
+        """What a guest has let go of is its machine's no more once that is reported; no watch tells us of it."""
+        self._machines.put_written(machine)
+        self._networks.machine_changed(uid_of(machine))
 
     def _machine_changed(self, uid: str) -> None:
         self._machine_loop.enqueue(uid)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
-from virtplane_agent.networks.desired import is_removed, network_value, placed_interfaces, ports_of
+from virtplane_agent.networks.desired import is_removed, joined_interfaces, network_value, port_value, ports_of
 from virtplane_agent.networks.turns import Turns
 from virtplane_agent.placed import Placed
 from virtplane_api.kube.informer import Informer
@@ -18,7 +18,7 @@ from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import DriverError, Unavailable
-from virtplane_drivers.network.contract import Network, NetworkState, ObservedNetwork
+from virtplane_drivers.network.contract import Network, NetworkState, ObservedNetwork, Port
 
 APPLY_AGAIN_S = 300.0
 """A driver's events are hints: what somebody else changed is repaired this often without any."""
@@ -51,8 +51,8 @@ class Networks:
         self._on_change = on_change
         self._turns: Turns[NetworkKey] = Turns(self._pass)
         self._seen: dict[NetworkKey, ObservedNetwork] = {}
-        self._used: dict[str, tuple[NetworkKey, ...]] = {}
-        """By machine: what its interfaces were on when it last changed."""
+        self._used: dict[str, tuple[tuple[NetworkKey, Port], ...]] = {}
+        """By machine: its ports when it last changed, and what they are of."""
 
     # --- who is to be looked at ---------------------------------------------------------------------------------------
 
@@ -65,27 +65,33 @@ class Networks:
         ]
 
     def machine_changed(self, machine_uid: str) -> None:
-        """A machine came, went, or was given other addresses."""
+        """A machine came, went, was given other addresses, or has let go of some: also by a report of our own."""
         machine = self._machines.get(machine_uid)
-        now = () if machine is None or is_removed(machine) else tuple(self._keys_of(machine))
+        now = () if machine is None or is_removed(machine) else tuple(self._ports_of(machine))
         before = self._used.get(machine_uid, ())
         if now != before:
             self._used[machine_uid] = now
             if not now:
                 del self._used[machine_uid]
-            for key in {*now, *before}:
+            for key in {key for key, _port in {*now} ^ {*before}}:
+                self._enqueue(key)
+
+    def machine_joined(self, machine_uid: str) -> None:
+        """A hypervisor has joined ports of a machine: what is told to a port that is there is told now."""
+        for key, port in self._used.get(machine_uid, ()):
+            if port.bandwidth.is_limited:
                 self._enqueue(key)
 
     def network_changed(self, network_uid: str) -> None:
         """A VirtualNetwork came, changed or went."""
-        for key in {key for keys in self._used.values() for key in keys if key.uid == network_uid}:
+        for key in {key for ports in self._used.values() for key, _port in ports if key.uid == network_uid}:
             self._enqueue(key)
 
-    def _keys_of(self, machine: Object) -> Iterable[NetworkKey]:
-        for placed in placed_interfaces(machine):
+    def _ports_of(self, machine: Object) -> Iterable[tuple[NetworkKey, Port]]:
+        for placed in joined_interfaces(machine):
             driver = self._driver_name(machine, placed["networkUID"])
             if driver:
-                yield NetworkKey(driver, placed["networkUID"])
+                yield NetworkKey(driver, placed["networkUID"]), port_value(machine, placed)
 
     def _driver_name(self, machine: Object, network_uid: str) -> str:
         """Empty when the network is not known (any more), or not to be had here."""
@@ -155,7 +161,7 @@ class Networks:
             placed["networkUID"] == network_uid
             for machine in self._machines.all()
             if not is_removed(machine)
-            for placed in placed_interfaces(machine)
+            for placed in joined_interfaces(machine)
         )
 
     def _machines_on(self, key: NetworkKey) -> list[Object]:
@@ -163,7 +169,7 @@ class Networks:
             machine
             for machine in self._machines.all()
             if not is_removed(machine)
-            and any(placed["networkUID"] == key.uid for placed in placed_interfaces(machine))
+            and any(placed["networkUID"] == key.uid for placed in joined_interfaces(machine))
             and self._driver_name(machine, key.uid) == key.driver
         ]
 

@@ -59,6 +59,24 @@ class PortForward:
 
 
 @dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """How much passes at most, in bits per second, as the guest sees it. None: no limit."""
+
+    ingress_bps: int | None = None
+    """To the guest."""
+    egress_bps: int | None = None
+    """From the guest."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self != UNLIMITED
+
+
+UNLIMITED = Bandwidth()
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """One interface of a machine of this host, with all that it may send as."""
 
@@ -72,6 +90,8 @@ class Port:
     addresses: tuple[IpAddress, ...] = ()
     """At most one of each family. Of a family that the network does not manage: none."""
     forwards: tuple[PortForward, ...] = ()
+    bandwidth: Bandwidth = UNLIMITED
+    """In force from the first `apply` on after a hypervisor joined the port."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from virtplane_drivers.blocking import in_thread
+from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu.argv import NETWORK_ID, NIC_ID, network_of, nic_device
 from virtplane_drivers.hypervisor.qemu.definition import NicDefinition
 from virtplane_drivers.hypervisor.qemu.grants import joined
