@@ -113,13 +113,14 @@ def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
             Reason.NETWORK_NOT_FOUND,
             f"{where}.networkName: there is no VirtualNetwork {namespace}/{name}; the machine waits for it",
         )
-    if network.is_ending:
+    if (spec["name"], network.uid) in _present(machine):
+        pass  # what it has it keeps, whatever becomes of its network
+    elif network.is_ending:
         raise _Refused(
             Reason.NETWORK_DELETING,
             f"{where}.networkName: VirtualNetwork {name} is being deleted; the machine waits for another of its name",
         )
-    not_served = catalog.not_served(network)
-    if not_served is not None:
+    elif (not_served := catalog.not_served(network)) is not None:
         message = f"{where}.networkName: VirtualNetwork {name}: {not_served.message}"
         raise _Refused(not_served.reason, message)
     if spec.get("portForwards") and network.mode not in FORWARDING_MODES:
@@ -134,6 +135,12 @@ def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
             f"{where}.queues: model {spec['model']} has one pair of queues; use model virtio, or leave queues out",
         )
     return _Wanted(where, spec, network)
+
+
+def _present(machine: Object) -> set[tuple[str, str]]:
+    """What a machine that has its place has already."""
+    placement = machine.get("status", {}).get("placement") or {}
+    return {key_of_row(row) for row in placement.get("interfaces") or () if placement.get("hypervisor")}
 
 
 def _check_together(wanted: list[_Wanted], machine: Object) -> None:
