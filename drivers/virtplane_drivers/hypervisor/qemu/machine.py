@@ -145,6 +145,7 @@ class Machine(PluggableMachine):
         if self.record.intent in BETWEEN:
             self._wake.set()
             return replace(seen, message=f"{self.record.intent}")
+        self._look_what_became_of_nics()
         match meaning_of(state):
             case Meaning.RUNS:
                 return seen

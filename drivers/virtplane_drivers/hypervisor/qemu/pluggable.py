@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.errors import Refused
+from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.hypervisor.contract import Nic
 from virtplane_drivers.hypervisor.nics import nic_changes
 from virtplane_drivers.hypervisor.qemu import plugging
@@ -72,6 +72,9 @@ class PluggableMachine(ReachableMachine):
         await self._write(running=running.with_nic(coming))
         try:
             await plugging.plug(await run.monitor(), coming)
+        except Unavailable:
+            await self._write(running=self._running.without_nic(nic.name))
+            raise
         except CommandFailed as error:
             await self._write(running=self._running.without_nic(nic.name))
             raise Refused(f"interface {nic.name}: {error}", reason=Reason.NIC_NOT_ATTACHABLE) from error
@@ -117,6 +120,12 @@ class PluggableMachine(ReachableMachine):
                 await self._write(running=self._running.without_nic(nic.name))
             elif nic.stage is NicStage.COMING:
                 await self._write(running=self._running.with_nic(replace(nic, stage=NicStage.PLUGGED)))
+
+    def _look_what_became_of_nics(self) -> None:
+        """Beside a look: an event may have been lost, as while nobody was connected."""
+        running = self.record.running
+        if running is not None and any(nic.stage is not NicStage.PLUGGED for nic in running.nics):
+            self._wake.set()
 
     @property
     def _running(self) -> Definition:
