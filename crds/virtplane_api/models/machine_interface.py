@@ -40,7 +40,7 @@ class PortForward(StructuralModel):
 BitRate = Annotated[
     Quantity,
     Cel("quantity(string(self)).compareTo(quantity('64k')) >= 0", "must be at least 64k bits per second, e.g. 10M"),
-    Cel("quantity(string(self)).compareTo(quantity('100G')) <= 0", "must be at most 100G bits per second"),
+    Cel("quantity(string(self)).compareTo(quantity('32G')) <= 0", "must be at most 32G bits per second"),
 ]
 """Bits per second, as in the annotations kubernetes.io/ingress-bandwidth and egress-bandwidth of Pods."""
 

@@ -130,8 +130,9 @@ class LinuxNetworks(NetworkDriver):
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)
-            await links.apply_router(path, network)
+            limits = await links.apply_router(path, network)
             transit, findings = await self._uplinks.apply(path, network)
+            findings = [*findings, *limits]
             await self._router_rules.apply(path, network, transit, await self._addresses_of_host())
             before = self._applied.get(network.uid)
             self._applied[network.uid] = Applied(network, transit)

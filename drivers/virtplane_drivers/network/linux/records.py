@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
-from virtplane_drivers.network.contract import Network, Port, PortForward, Route, Subnet
+from virtplane_drivers.network.contract import Bandwidth, Network, Port, PortForward, Route, Subnet
 from virtplane_drivers.network.linux.values import Transit
 
 _log = logging.getLogger(__name__)
@@ -110,5 +110,7 @@ def _port(values: Mapping[str, Any]) -> Port:
                 PortForward(ForwardProtocol(one["protocol"]), one["host_port"], one["port"])
                 for one in values["forwards"]
             ),
+            # Absent in records of before there were limits.
+            "bandwidth": Bandwidth(**values.get("bandwidth", {})),
         }
     )
