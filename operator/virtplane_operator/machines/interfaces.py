@@ -129,6 +129,11 @@ def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
             f"{where}.portForwards: VirtualNetwork {name} is of mode {network.mode}, which forwards no ports; "
             f"NAT, Overlay and User do",
         )
+    if spec.get("bandwidth") and network.mode is NetworkMode.USER:
+        raise _Refused(
+            Reason.NOT_SUPPORTED,
+            f"{where}.bandwidth: VirtualNetwork {name} is of mode User, which limits nothing; leave bandwidth out",
+        )
     if spec.get("queues", 1) > 1 and spec.get("model", InterfaceModel.VIRTIO) != InterfaceModel.VIRTIO:
         raise _Refused(
             Reason.NOT_SUPPORTED,
