@@ -288,7 +288,6 @@ class Machine(PluggableMachine):
         file = suspension.MemoryFile(Path(self.record.memory))
         try:
             await suspension.read(await run.monitor(), file)
-            await self._pull_cables(run)
         except (MonitorError, OSError, suspension.SuspensionError) as error:
             await run.end()
             hint = "; to give its memory up, set powerState Stopped with terminationGracePeriodSeconds 0"

@@ -91,12 +91,6 @@ class PluggableMachine(ReachableMachine):
                 await plugging.set_link(await run.monitor(), changed)
                 await self._write(running=self._running.with_nic(changed))
 
-    async def _pull_cables(self, run: Run) -> None:
-        """Of a process that begins: QEMU keeps no cable's state in a guest's memory."""
-        for nic in self._running.nics:
-            if not nic.link_up:
-                await plugging.set_link(await run.monitor(), nic)
-
     async def _settle_nics(self, run: Run) -> None:
         running = self.record.running
         if running is None or self.record.intent in BETWEEN or not run.is_alive:

@@ -2,7 +2,7 @@
 
 A port's descriptors go by SCM_RIGHTS (getfd), each under a name that the network then takes it by; so QEMU needs no
 rights, as at its start. What a killed driver left of that (a name not taken, a network without an adapter) holds the
-tap open: it is cleared away first.
+tap open, until `clear`.
 """
 
 import asyncio
@@ -36,22 +36,21 @@ async def present(monitor: Monitor) -> frozenset[str]:
 
 
 async def plug(monitor: Monitor, nic: NicDefinition) -> None:
-    """The guest gets an adapter that it does not have, its cable in.
+    """The guest gets an adapter of which there is nothing, its cable in.
 
     Raises:
         Unavailable: the port cannot be joined now; nothing is left.
         MonitorError: QEMU refused, or no answer.
     """
-    await clear(monitor, nic)
     names = _descriptor_names(nic)
     descriptors = await in_thread(joined, nic)
     try:
-        for name, descriptor in zip(names, descriptors, strict=True):
-            await monitor.execute("getfd", {"fdname": name}, descriptor=descriptor, timeout_s=_TIMEOUT_S)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-    try:
+        try:
+            for name, descriptor in zip(names, descriptors, strict=True):
+                await monitor.execute("getfd", {"fdname": name}, descriptor=descriptor, timeout_s=_TIMEOUT_S)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         await monitor.execute("netdev_add", network_of(nic, names), timeout_s=_TIMEOUT_S)
         await monitor.execute("device_add", nic_device(nic, {}), timeout_s=_TIMEOUT_S)
     except CommandFailed:
