@@ -34,7 +34,7 @@ from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
 from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
-from virtplane_drivers.network.linux.namespace import ensure_namespace, namespaces, remove_namespace
+from virtplane_drivers.network.linux.namespace import begun, ensure_namespace, namespaces, remove_namespace
 from virtplane_drivers.network.linux.records import Applied, Records
 from virtplane_drivers.network.linux.uplinks import Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
@@ -108,7 +108,7 @@ class LinuxNetworks(NetworkDriver):
         """Whatever of a network is left on the host names it."""
         if self._missing:
             return ()
-        found = {*self._applied, *namespaces(self._runtime_folder)}
+        found = {*self._applied, *begun(self._runtime_folder)}
         found |= {*await self._uplinks.inventory(), *await self._name_servers.inventory()}
         return tuple(sorted(found))
 

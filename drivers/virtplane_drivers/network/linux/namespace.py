@@ -56,12 +56,15 @@ async def in_namespace(path: Path | None, function: Callable[P, T], /, *args: P.
 
 def namespaces(runtime_folder: Path) -> tuple[str, ...]:
     """UIDs of the networks whose namespace is there, in no order. Blocking."""
-    folder = namespace_path(runtime_folder, "any").parent
+    return tuple(uid for uid in begun(runtime_folder) if is_namespace(namespace_path(runtime_folder, uid)))
+
+
+def begun(runtime_folder: Path) -> tuple[str, ...]:
+    """Those, and the ones that somebody was killed over before the mount. Blocking."""
     try:
-        files = list(folder.iterdir())
+        return tuple(file.name for file in namespace_path(runtime_folder, "any").parent.iterdir())
     except FileNotFoundError:
         return ()
-    return tuple(file.name for file in files if is_namespace(file))
 
 
 def is_namespace(path: Path) -> bool:
