@@ -106,5 +106,6 @@ _PASSING = frozenset(
         Reason.IMPORTING,
         Reason.CREATING,
         Reason.VOLUME_NOT_READY,
+        Reason.INTERFACES_CHANGING,
     }
 )

@@ -32,6 +32,7 @@ from virtplane_api.kube.resources import (
     VIRTUAL_MACHINES,
     VOLUMES,
     Key,
+    Object,
     Resource,
     uid_of,
 )
@@ -87,7 +88,7 @@ class Agent:
                 client,
                 VIRTUAL_MACHINES,
                 self._events,
-                self._machines,
+                self._machine_written,
                 machine_fields.OWNED,
                 machine_fields.OWNED_CONDITIONS,
             ),
@@ -97,7 +98,12 @@ class Agent:
             self._volumes,
             self._pools,
             _reporter(
-                client, VOLUMES, self._events, self._volumes, volume_fields.OWNED, volume_fields.OWNED_CONDITIONS
+                client,
+                VOLUMES,
+                self._events,
+                self._volumes.put_written,
+                volume_fields.OWNED,
+                volume_fields.OWNED_CONDITIONS,
             ),
             self._machine_loop.enqueue,
         )
@@ -165,6 +171,11 @@ class Agent:
     async def _hypervisor_pass(self, name: str) -> Outcome:
         return await self._hypervisor_reconciler.reconcile(name)
 
+    def _machine_written(self, machine: Object) -> None:
+        """What a guest has let go of is its machine's no more once that is reported; no watch tells us of it."""
+        self._machines.put_written(machine)
+        self._networks.machine_changed(uid_of(machine))
+
     def _machine_changed(self, uid: str) -> None:
         self._machine_loop.enqueue(uid)
         self._networks.machine_changed(uid)
@@ -197,11 +208,11 @@ def _reporter(
     client: KubeClient,
     resource: Resource,
     events: EventRecorder,
-    placed: Placed,
+    written: Callable[[Object], None],
     owned: tuple[str, ...],
     owned_conditions: tuple[str, ...],
 ) -> Reporter:
-    return Reporter(client, resource, events, placed.put_written, owned=owned, owned_conditions=owned_conditions)
+    return Reporter(client, resource, events, written, owned=owned, owned_conditions=owned_conditions)
 
 
 async def _follow(events: Callable[[], AsyncIterator[str]], enqueue: Callable[[str], None]) -> None:

@@ -68,6 +68,14 @@ class InterfaceModel(StrEnum):
     """Intel's 82574L, for guests without virtio drivers."""
 
 
+class LinkState(StrEnum):
+    """Whether an adapter's cable is in."""
+
+    UP = "Up"
+    DOWN = "Down"
+    """The guest sees an adapter without a carrier, and nothing passes."""
+
+
 class ForwardProtocol(StrEnum):
     """What can be forwarded by port."""
 

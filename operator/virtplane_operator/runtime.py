@@ -34,7 +34,7 @@ from virtplane_operator.actions.reconcile import ActionReconciler
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.hypervisors.reconcile import HypervisorReconciler
 from virtplane_operator.machines.reconcile import MachineReconciler, Networks
-from virtplane_operator.machines.status import concerns_the_operator, networks_of, placement_of
+from virtplane_operator.machines.status import concerns_the_operator, gives_up_claims, networks_of, placement_of
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.overlays import facts_of, is_overlay
@@ -165,7 +165,7 @@ class Operator:
             loop.enqueue(key)
         if resource is VIRTUAL_MACHINES:
             self._count_in_networks(old, new)
-            if old is not None and hypervisor_of(old) and (new is None or not hypervisor_of(new)):
+            if old is not None and _makes_room(old, new):
                 self._room_may_have_come()
             if new is None:
                 self._wake_pending_in(key.namespace)
@@ -265,6 +265,12 @@ class Operator:
             for key, network in self.store.all(NETWORKS).items():
                 if is_overlay(network):
                     self._loops[NETWORKS.plural].enqueue(key)
+
+
+def _makes_room(old: Object, new: Object | None) -> bool:
+    if hypervisor_of(old) and (new is None or not hypervisor_of(new)):
+        return True
+    return new is not None and gives_up_claims(old, new)
 
 
 def _is_the_same_network(old: Object, new: Object) -> bool:

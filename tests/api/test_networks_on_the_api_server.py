@@ -92,6 +92,7 @@ GOOD: list[tuple[str, Object]] = [
     ("an overlay with an MTU of its own", network(mode="Overlay", mtu=1400)),
     ("a machine with a wish for each family", vm(on_lan(ipAddresses=["10.20.0.9", "fd00:20::9"]))),
     ("a machine without wishes", vm(on_lan())),
+    ("a limit of each way", vm(on_lan(linkState="Down", bandwidth={"ingress": "10M", "egress": "500k"}))),
     (
         "one host port for each protocol",
         vm(
@@ -203,6 +204,14 @@ BAD: list[tuple[str, Object, str]] = [
         ),
         "Duplicate value",
     ),
+    ("a link that is neither up nor down", vm(on_lan(linkState="down")), 'supported values: "Up", "Down"'),
+    (
+        "bytes for bits",
+        vm(on_lan(bandwidth={"ingress": "10MB"})),
+        "spec.interfaces[0].bandwidth.ingress: Invalid value",
+    ),
+    ("a tiny bandwidth", vm(on_lan(bandwidth={"egress": "8k"})), "must be at least 64k bits per second"),
+    ("an endless bandwidth", vm(on_lan(bandwidth={"egress": "1T"})), "must be at most 32G bits per second"),
 ]
 
 
@@ -278,7 +287,15 @@ def test_a_network_s_columns_tell_what_one_looks_for(server: ControlPlane, names
     assert row.split()[:3] == ["lan", "NAT", "10.20.0.0/24"]
 
 
-def test_interfaces_of_a_machine_cannot_be_changed_yet(server: ControlPlane, namespace: str) -> None:
+def test_interfaces_of_a_machine_come_go_and_move(server: ControlPlane, namespace: str) -> None:
     apply(server, vm(on_lan()), "-n", namespace)
-    with pytest.raises(CommandError, match="interfaces cannot be changed yet"):
-        apply(server, vm(on_lan(), on_lan("dmz")), "-n", namespace)
+    apply(server, vm(on_lan(linkState="Down"), on_lan("dmz", macAddress="52:54:00:00:00:01")), "-n", namespace)
+    apply(server, vm(on_lan("dmz", networkName="other", macAddress="52:54:00:00:00:02")), "-n", namespace)
+    apply(server, vm(), "-n", namespace)
+
+
+def test_an_interface_keeps_the_mac_address_that_was_asked_for(server: ControlPlane, namespace: str) -> None:
+    apply(server, vm(on_lan(macAddress="52:54:00:00:00:01")), "-n", namespace)
+    with pytest.raises(CommandError, match="keeps its macAddress for as long as it is on its network"):
+        apply(server, vm(on_lan(macAddress="52:54:00:00:00:02")), "-n", namespace)
+    apply(server, vm(on_lan()), "-n", namespace)

@@ -3,8 +3,8 @@
 An act returns how the pass goes on, and what hinders the machine, if anything does.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from virtplane_agent.endpoints import Endpoint
@@ -12,20 +12,20 @@ from virtplane_agent.machines.desired import (
     desired_machine,
     grace_period,
     is_restart_due,
-    owner_of,
     restart_policy,
 )
 from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.interfaces import Interfaces
+from virtplane_agent.machines.plugging import Plugging, is_outdated
 from virtplane_agent.machines.restarts import Restarts, may_restart
 from virtplane_agent.machines.steps import Goal, Step
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import ExitReason, PowerState
-from virtplane_drivers.errors import Unresponsive
-from virtplane_drivers.hypervisor.contract import CanPause, CanShutDown, CanSuspend, Desired, Observed
+from virtplane_drivers.errors import Refused, Unresponsive
+from virtplane_drivers.hypervisor.contract import CanPause, CanShutDown, CanSuspend, Desired, Nic, Observed
 
 LOOK_AGAIN_S = 10.0
 """A driver's events are hints: what runs is looked at this often without any."""
@@ -75,6 +75,7 @@ class Acts:
         self._interfaces = interfaces
         self._clock = clock
         self._restarts = Restarts()
+        self._plugging = Plugging(interfaces.joined, clock)
         self._asked: dict[str, tuple[datetime, datetime]] = {}
         """When a guest was asked to shut down, first and last."""
         self._resumed_at: dict[str, datetime] = {}
@@ -109,6 +110,7 @@ class Acts:
         self._restarts.forget(uid)
         self._asked.pop(uid, None)
         self._resumed_at.pop(uid, None)
+        self._plugging.forget(uid)
 
     # --- nothing to be done -------------------------------------------------------------------------------------------
 
@@ -116,7 +118,7 @@ class Acts:
         return Wait(LOOK_AGAIN_S, "look again"), None
 
     async def _rest(self, subject: Subject) -> Result:
-        """Write a newer token into the host's record; the guest does not notice."""
+        """Write a newer token into the host's record, and change what can be changed while the guest runs."""
         machine, observed = subject.machine, subject.observed
         if subject.goal is Goal.STOPPED:
             self._restarts.forget(subject.uid)
@@ -132,10 +134,14 @@ class Acts:
             return Done(), _NOTHING_TO_SUSPEND
         if not observed.exists:
             return GOES_ON
-        if observed.owner != owner_of(machine, self._cluster_id):
-            desired = await self._desired(subject)
-            if isinstance(desired, Desired):
-                await subject.endpoint.driver.define(desired)
+        if is_outdated(machine, self._cluster_id, observed):
+            hindrance = await self._redefine(subject)
+            if hindrance is not None:
+                return Wait(_again_s(hindrance), hindrance.reason), hindrance
+            observed = await subject.endpoint.driver.observe(subject.uid)
+        hindrance = await self._plugging.change(subject.uid, subject.endpoint, observed)
+        if hindrance is not None:
+            return Wait(_DISKS_LATER_S, hindrance.reason), hindrance
         asked_at, driver = observed.shut_down_asked_at, subject.endpoint.driver
         if asked_at is not None and isinstance(driver, CanShutDown):
             # Asked, and then wanted to run again: an end within the grace period is still the one that was asked for.
@@ -145,6 +151,19 @@ class Acts:
                 return Wait(left.total_seconds(), "the guest may still shut down"), None
             await driver.withdraw_shut_down(subject.uid)
         return GOES_ON
+
+    async def _redefine(self, subject: Subject) -> Hindrance | None:
+        """What keeps interfaces from being as they are to be. A disk that cannot be had now is a matter of a start."""
+        nics = await self._interfaces.nics(subject.machine, subject.endpoint)
+        if isinstance(nics, Hindrance):
+            return replace(nics, progress=Progress.SETTLING)
+        desired = await self._desired(subject, nics)
+        if isinstance(desired, Desired):
+            try:
+                await subject.endpoint.driver.define(desired)
+            except Refused as refused:
+                return Hindrance(refused.reason, str(refused), Progress.SETTLING)
+        return None
 
     # --- starts -------------------------------------------------------------------------------------------------------
 
@@ -164,16 +183,19 @@ class Acts:
         subject.on_define()
         await endpoint.driver.define(desired)
         await endpoint.driver.start(subject.uid)
+        self._interfaces.joined(subject.uid)
         return GOES_ON
 
-    async def _desired(self, subject: Subject) -> Desired | Hindrance:
+    async def _desired(self, subject: Subject, nics: Sequence[Nic] | None = None) -> Desired | Hindrance:
         """The machine as it is to be now, with all that it is attached to; or the first thing that it cannot be."""
         disks = await self._disks.attachments(subject.machine)
         if isinstance(disks, Hindrance):
             return disks
-        nics = await self._interfaces.nics(subject.machine, subject.endpoint)
-        if isinstance(nics, Hindrance):
-            return nics
+        if nics is None:
+            found = await self._interfaces.nics(subject.machine, subject.endpoint)
+            if isinstance(found, Hindrance):
+                return found
+            nics = found
         return desired_machine(subject.machine, self._cluster_id, disks, nics)
 
     async def _restart(self, subject: Subject) -> Result:
@@ -204,6 +226,7 @@ class Acts:
         # The newer token first: disks may have seen it already.
         await subject.endpoint.driver.define(desired)
         await subject.endpoint.driver.start(subject.uid)
+        self._interfaces.joined(subject.uid)
         return Wait(0.0, "awake"), None
 
     # --- holds --------------------------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """Whether a machine's interfaces can be joined: each one's network serves it here before the machine starts."""
 
+import contextlib
+from collections.abc import Sequence
+
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.machines.hindrance import Hindrance, Progress
-from virtplane_agent.networks.desired import interface_spec, placed_interfaces, port_value
+from virtplane_agent.networks.desired import interface_spec, left_interfaces, placed_interfaces, port_value
 from virtplane_agent.networks.serving import NetworkKey, Networks
 from virtplane_api.kube.resources import Object
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import InterfaceModel, NetworkMode
+from virtplane_api.vocabulary import InterfaceModel, LinkState, NetworkMode
 from virtplane_drivers.errors import DriverError, Refused
 from virtplane_drivers.hypervisor.contract import Nic
 
@@ -19,7 +22,13 @@ class Interfaces:
         self._networks = networks
 
     async def nics(self, machine: Object, endpoint: Endpoint) -> list[Nic] | Hindrance:
-        """Each adapter, in the order of the placement; or the first that cannot be joined, and why."""
+        """Each adapter, in the order of the placement; or the first that cannot be joined, and why.
+
+        What the guest still has to let go of is served as well: a suspended machine wakes with it.
+        """
+        for left in left_interfaces(machine):
+            with contextlib.suppress(DriverError):
+                await self._serve(endpoint, left["networkUID"])
         found = []
         for placed in placed_interfaces(machine):
             nic = await self._nic(machine, endpoint, placed["name"])
@@ -27,6 +36,16 @@ class Interfaces:
                 return nic
             found.append(nic)
         return found
+
+    def joined(self, uid: str) -> None:
+        """The machine's hypervisor has joined ports."""
+        self._networks.machine_joined(uid)
+
+    async def _serve(self, endpoint: Endpoint, network_uid: str) -> None:
+        network = self._networks.object(network_uid)
+        driver = endpoint.network_modes.get(NetworkMode(network["spec"]["mode"])) if network is not None else None
+        if driver is not None:
+            await self._networks.in_force(NetworkKey(driver, network_uid))
 
     async def _nic(self, machine: Object, endpoint: Endpoint, name: str) -> Nic | Hindrance:
         placed = next(one for one in placed_interfaces(machine) if one["name"] == name)
@@ -59,4 +78,18 @@ class Interfaces:
             model=InterfaceModel(spec.get("model", InterfaceModel.VIRTIO)),
             queues=spec.get("queues", 1),
             boot_order=spec.get("bootOrder"),
+            link_up=spec.get("linkState", LinkState.UP) == LinkState.UP,
         )
+
+
+def is_defined(machine: Object, nics: Sequence[Nic]) -> bool:
+    """Whether the machine's definition has the adapters of its placement, as its spec has them now.
+
+    On which network one is follows from the placement alone, whose token stands in the definition.
+    """
+    wanted = []
+    for placed in placed_interfaces(machine):
+        spec = interface_spec(machine, placed["name"])
+        shape = (spec.get("model", InterfaceModel.VIRTIO), spec.get("queues", 1), spec.get("bootOrder"))
+        wanted.append((placed["name"], placed["macAddress"], *shape, spec.get("linkState", "Up") == LinkState.UP))
+    return wanted == [(nic.name, nic.mac, nic.model, nic.queues, nic.boot_order, nic.link_up) for nic in nics]

@@ -14,6 +14,7 @@ from virtplane_agent.machines.desired import next_goal, wanted
 from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.interfaces import Interfaces
+from virtplane_agent.machines.plugging import is_outdated, is_unlike_its_definition
 from virtplane_agent.machines.status import machine_status
 from virtplane_agent.machines.steps import NEXT, Goal, Step, seen
 from virtplane_agent.machines.strays import Strays
@@ -48,6 +49,7 @@ class MachineReconciler:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._cluster_id = cluster_id
         self._endpoints = endpoints
         self._machines = machines
         self._acts = Acts(cluster_id, disks, interfaces, clock=clock)
@@ -99,7 +101,8 @@ class MachineReconciler:
             goal = next_goal(machine, observed)
             step = NEXT[seen(observed), goal]
             outcome, hindrance = await self._take(step, Subject(machine, endpoint, observed, goal, on_define=known))
-            if step not in _WITHOUT_EFFECT:
+            is_changing = is_outdated(machine, self._cluster_id, observed) or is_unlike_its_definition(observed)
+            if step not in _WITHOUT_EFFECT or is_changing:
                 observed = await endpoint.driver.observe(uid)
         if not observed.exists and wanted(machine) is Goal.ABSENT:
             self._endpoint_of.pop(uid, None)

@@ -1,17 +1,19 @@
 """The agent's part of a machine's status, as a pure function of what was observed."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from virtplane_agent.machines.desired import is_restart_due, wanted
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.steps import Goal
-from virtplane_api.kube.conditions import Condition, Status, conditions_of, merged, timestamp
+from virtplane_agent.networks.desired import left_interfaces
+from virtplane_api.interfaces import is_claimed
+from virtplane_api.kube.conditions import Condition, Status, conditions_of, find, merged, timestamp
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes, quantity_mib
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import PowerState
 from virtplane_drivers.hypervisor.contract import Effective, Observed
+from virtplane_drivers.hypervisor.nics import nic_changes
 
 OWNED = (
     "observedGeneration",
@@ -43,6 +45,8 @@ def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | N
         conditions = _reconciling(
             Reason.RESTARTING, f"restart as asked by restartedAt {machine['spec']['restartedAt']}"
         )
+    elif hindrance is None and goal is not Goal.ABSENT and not is_claimed(machine["spec"], placement):
+        conditions = _reconciling(*_not_claimed(machine))
     else:
         conditions = _conditions(observed, power, goal, hindrance)
     host = {
@@ -58,14 +62,14 @@ def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | N
         "powerState": power.value,
         "conditions": merged(conditions_of(machine), conditions, generation=generation),
     }
-    status["interfaces"] = _interfaces(placement)
+    status["interfaces"] = _interfaces(machine, observed)
     if power in _RUNS and observed.started_at is not None:
         status["startTime"] = timestamp(observed.started_at)
     effective = _effective(observed.effective) if observed.effective is not None else None
     # What was pinned is kept in the resource while the host knows no machine: the next start is to look the same.
     status["effective"] = effective or machine["status"].get("effective")
     if power in _RUNS and observed.effective is not None:
-        status["pendingChanges"] = _pending_changes(machine, observed.effective)
+        status["pendingChanges"] = _pending_changes(machine, observed.effective) + _pending_interfaces(observed)
     # Of a machine that its host does not know (yet) stays said what was said before.
     status["restarts"] = observed.restarts or machine["status"].get("restarts")
     status["restartedAt"] = (
@@ -81,11 +85,23 @@ def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | N
     return {field: value for field, value in status.items() if value}
 
 
-def _interfaces(placement: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {field: placed[field] for field in ("name", "macAddress", "ipAddresses") if placed.get(field)}
-        for placed in placement.get("interfaces") or ()
-    ]
+def _interfaces(machine: Object, observed: Observed) -> list[dict[str, Any]]:
+    """What the machine has on this host: an address that is not in it any more may be given to others, anywhere."""
+    placement, before = machine["status"]["placement"], machine["status"].get("interfaces") or []
+    if observed.nics and observed.owner is not None and observed.owner.token != placement["token"] and before:
+        return list(before)  # nothing of the new placement is in effect
+    fields = ("name", "networkName", "networkUID", "macAddress", "ipAddresses")
+    rows = [{field: row[field] for field in fields if row.get(field)} for row in placement.get("interfaces") or ()]
+    going = nic_changes(observed.nics, observed.defined_nics).unplug
+    return rows + [row for row in left_interfaces(machine) if row["name"] in going]
+
+
+def _not_claimed(machine: Object) -> tuple[str, str]:
+    """Why spec.interfaces is not in effect: the operator says so, or has not looked yet."""
+    placed = find(machine, "Placed")
+    if placed is None or placed["status"] != "True" or placed["reason"] == Reason.PLACED:
+        return Reason.INTERFACES_CHANGING, "spec.interfaces was changed, and the operator has not taken that up yet"
+    return placed["reason"], placed["message"]
 
 
 def _conditions(observed: Observed, power: PowerState, goal: Goal, hindrance: Hindrance | None) -> list[Condition]:
@@ -158,3 +174,10 @@ def _pending_changes(machine: Object, effective: Effective) -> list[dict[str, st
     if spec.get("display", {}).get("type") != effective.display:
         pending.append("spec.display")
     return [{"field": field, "applies": "OnRestart"} for field in pending]
+
+
+def _pending_interfaces(observed: Observed) -> list[dict[str, str]]:
+    """Also what its guest was asked for and has not done: it may do so before."""
+    changes = nic_changes(observed.nics, observed.defined_nics)
+    names = {*changes.unplug, *changes.on_restart, *(nic.name for nic in (*changes.plug, *changes.links))}
+    return [{"field": f"spec.interfaces[{name}]", "applies": "OnRestart"} for name in sorted(names)]

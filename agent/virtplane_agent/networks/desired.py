@@ -1,15 +1,17 @@
 """From VirtualNetwork and VirtualMachine to the plain values that drivers of networks take."""
 
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from virtplane_api.interfaces import key_of_row, left_behind
 from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.quantity import quantity_bytes
 from virtplane_api.reasons import Reason
 from virtplane_api.subnets import domain_of, gateway_of, mtu_of
 from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
 from virtplane_drivers.errors import Unavailable
-from virtplane_drivers.network.contract import Network, Port, PortForward, Route, Subnet
+from virtplane_drivers.network.contract import Bandwidth, Network, Port, PortForward, Route, Subnet
 from virtplane_drivers.network.overlay import Overlay, RemoteMachine, Underlay
 
 
@@ -83,9 +85,28 @@ def placed_interfaces(machine: Object) -> list[dict[str, Any]]:
     return interfaces
 
 
+def left_interfaces(machine: Object) -> list[dict[str, Any]]:
+    """Rows of status.interfaces of networks that the placement has the interface no more in.
+
+    The guest may have them still, or again when it wakes: their ports stay as they are until it has let them go.
+    """
+    status = machine.get("status", {})
+    if (status.get("host") or {}).get("state") != "Present":
+        return []
+    placement = status.get("placement") or {}
+    placed = {key_of_row(row) for row in placement.get("interfaces") or ()}
+    left = left_behind(placement, status.get("interfaces") or ())
+    return [dict(row) for row in left if key_of_row(row) not in placed]
+
+
+def joined_interfaces(machine: Object) -> list[dict[str, Any]]:
+    """All for which the machine needs a port on this host: what is claimed for it, then what is left."""
+    return [*placed_interfaces(machine), *left_interfaces(machine)]
+
+
 def port_value(machine: Object, placed: Mapping[str, Any]) -> Port:
-    """One placed interface as drivers know it."""
-    spec = interface_spec(machine, placed["name"])
+    """One placed interface as drivers know it; of one that is only left of a former placement too."""
+    limits = interface_spec(machine, placed["name"]).get("bandwidth") or {}
     return Port(
         machine_uid=uid_of(machine),
         machine_name=machine["metadata"]["name"],
@@ -94,8 +115,9 @@ def port_value(machine: Object, placed: Mapping[str, Any]) -> Port:
         addresses=tuple(map(ipaddress.ip_address, placed.get("ipAddresses") or ())),
         forwards=tuple(
             PortForward(ForwardProtocol(forward["protocol"]), forward["hostPort"], forward["port"])
-            for forward in spec.get("portForwards") or ()
+            for forward in placed.get("portForwards") or ()
         ),
+        bandwidth=Bandwidth(*(quantity_bytes(limits[way]) if way in limits else None for way in ("ingress", "egress"))),
     )
 
 
@@ -107,13 +129,16 @@ def interface_spec(machine: Object, name: str) -> dict[str, Any]:
 def ports_of(machines: Iterable[Object], network_uid: str) -> tuple[Port, ...]:
     """The ports of a network that these machines need, in the order of their keys.
 
-    An address is in one of them only: where the watch still shows the machine that had it before, that one is on its
-    way out.
+    An address is in one of them only. Where the watch still shows the machine that had it before, that one is on its
+    way out; but what a guest still has to let go of is nobody else's here, whatever its claim became.
     """
     leaving_last = sorted(machines, key=_staying, reverse=True)
     ports: list[Port] = []
     taken: set[object] = set()
-    for port in _ports(leaving_last, network_uid):
+    for port in (
+        *_ports(leaving_last, network_uid, left_interfaces),
+        *_ports(leaving_last, network_uid, placed_interfaces),
+    ):
         names = {port.mac, *port.addresses}
         if not names & taken:
             taken |= names
@@ -121,11 +146,13 @@ def ports_of(machines: Iterable[Object], network_uid: str) -> tuple[Port, ...]:
     return tuple(sorted(ports, key=lambda port: port.key))
 
 
-def _ports(machines: Iterable[Object], network_uid: str) -> Iterator[Port]:
+def _ports(
+    machines: Iterable[Object], network_uid: str, rows_of: Callable[[Object], Iterable[Mapping[str, Any]]]
+) -> Iterator[Port]:
     for machine in machines:
         if is_removed(machine):
             continue
-        for placed in placed_interfaces(machine):
+        for placed in rows_of(machine):
             if placed["networkUID"] == network_uid:
                 yield port_value(machine, placed)
 

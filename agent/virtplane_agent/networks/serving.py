@@ -11,9 +11,10 @@ from typing import NamedTuple
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.networks.desired import (
     is_removed,
+    joined_interfaces,
     network_value,
     overlay_value,
-    placed_interfaces,
+    port_value,
     ports_of,
     remote_machines,
 )
@@ -28,7 +29,7 @@ from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import DriverError, Unavailable
-from virtplane_drivers.network.contract import Network, NetworkState, ObservedNetwork
+from virtplane_drivers.network.contract import Network, NetworkState, ObservedNetwork, Port
 
 APPLY_AGAIN_S = 300.0
 """A driver's events are hints: what somebody else changed is repaired this often without any."""
@@ -62,8 +63,8 @@ class Networks:
         self._on_change = on_change
         self._turns: Turns[NetworkKey] = Turns(self._pass)
         self._seen: dict[NetworkKey, ObservedNetwork] = {}
-        self._used: dict[str, tuple[NetworkKey, ...]] = {}
-        """By machine: what its interfaces were on when it last changed."""
+        self._used: dict[str, tuple[tuple[NetworkKey, Port], ...]] = {}
+        """By machine: its ports when it last changed, and what they are of."""
         self._firewalls: dict[str, object] = {}
         """By machine: its spec.firewall then."""
         self._neighbours = Neighbours(client, self._neighbours_changed)
@@ -81,21 +82,28 @@ class Networks:
         ]
 
     def machine_changed(self, machine_uid: str) -> None:
-        """A machine came, went, or was given other addresses or rules."""
+        """A machine came, went, was given other addresses or rules, or has let go of some: also by our own report."""
         machine = self._machines.get(machine_uid)
-        now = () if machine is None or is_removed(machine) else tuple(self._keys_of(machine))
+        now = () if machine is None or is_removed(machine) else tuple(self._ports_of(machine))
         firewall = machine["spec"].get("firewall") if machine is not None and now else None
         before = self._used.get(machine_uid, ())
-        if (now, firewall) != (before, self._firewalls.get(machine_uid)):
+        walled = firewall != self._firewalls.get(machine_uid)
+        if walled or now != before:
             self._used[machine_uid], self._firewalls[machine_uid] = now, firewall
             if not now:
                 del self._used[machine_uid], self._firewalls[machine_uid]
-            for key in {*now, *before}:
+            for key in {key for key, _port in ({*now, *before} if walled else {*now} ^ {*before})}:
+                self._enqueue(key)
+
+    def machine_joined(self, machine_uid: str) -> None:
+        """A hypervisor has joined ports of a machine: what is told to a port that is there is told now."""
+        for key, port in self._used.get(machine_uid, ()):
+            if port.bandwidth.is_limited:
                 self._enqueue(key)
 
     def network_changed(self, network_uid: str) -> None:
         """A VirtualNetwork came, changed or went."""
-        for key in {key for keys in self._used.values() for key in keys if key.uid == network_uid}:
+        for key in {key for ports in self._used.values() for key, _port in ports if key.uid == network_uid}:
             self._enqueue(key)
 
     def _neighbours_changed(self, network_uid: str) -> None:
@@ -103,11 +111,11 @@ class Networks:
             if key.uid == network_uid:
                 self._enqueue(key)
 
-    def _keys_of(self, machine: Object) -> Iterable[NetworkKey]:
-        for placed in placed_interfaces(machine):
+    def _ports_of(self, machine: Object) -> Iterable[tuple[NetworkKey, Port]]:
+        for placed in joined_interfaces(machine):
             driver = self._driver_name(machine, placed["networkUID"])
             if driver:
-                yield NetworkKey(driver, placed["networkUID"])
+                yield NetworkKey(driver, placed["networkUID"]), port_value(machine, placed)
 
     def _driver_name(self, machine: Object, network_uid: str) -> str:
         """Empty when the network is not known (any more), or not to be had here."""
@@ -209,7 +217,7 @@ class Networks:
             placed["networkUID"] == network_uid
             for machine in self._machines.all()
             if not is_removed(machine)
-            for placed in placed_interfaces(machine)
+            for placed in joined_interfaces(machine)
         )
 
     def _machines_on(self, key: NetworkKey) -> list[Object]:
@@ -217,7 +225,7 @@ class Networks:
             machine
             for machine in self._machines.all()
             if not is_removed(machine)
-            and any(placed["networkUID"] == key.uid for placed in placed_interfaces(machine))
+            and any(placed["networkUID"] == key.uid for placed in joined_interfaces(machine))
             and self._driver_name(machine, key.uid) == key.driver
         ]
 

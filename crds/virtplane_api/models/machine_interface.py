@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from virtplane_api.crdgen import Cel, CelRule, ListAtomic, ListMap, ListSet, StructuralModel
+from virtplane_api.crdgen import Cel, CelRule, ListAtomic, ListMap, ListSet, Quantity, StructuralModel
 from virtplane_api.models.common import DnsLabel, ObjectName, Uid
 from virtplane_api.models.virtual_network import IpAddress
-from virtplane_api.vocabulary import ForwardProtocol, InterfaceModel
+from virtplane_api.vocabulary import ForwardProtocol, InterfaceModel, LinkState
 
 MAX_INTERFACES = 8
 
@@ -37,10 +37,42 @@ class PortForward(StructuralModel):
     protocol: ForwardProtocol = Field(description="TCP or UDP.", examples=["TCP"])
 
 
+BitRate = Annotated[
+    Quantity,
+    Cel("quantity(string(self)).compareTo(quantity('64k')) >= 0", "must be at least 64k bits per second, e.g. 10M"),
+    Cel("quantity(string(self)).compareTo(quantity('32G')) <= 0", "must be at most 32G bits per second"),
+]
+"""Bits per second, as in the annotations kubernetes.io/ingress-bandwidth and egress-bandwidth of Pods."""
+
+PortForwards = Annotated[list[PortForward], ListMap("hostPort", "protocol"), Field(max_length=32)]
+
+
+class Bandwidth(StructuralModel):
+    """How much may pass at most, in bits per second, as the guest sees it."""
+
+    ingress: BitRate | None = Field(
+        default=None, description="To the guest, in bits per second. Without it: no limit.", examples=["10M"]
+    )
+    egress: BitRate | None = Field(
+        default=None, description="From the guest, in bits per second. Without it: no limit.", examples=["5M"]
+    )
+
+
 class Interface(StructuralModel):
     """One network adapter of the guest."""
 
     cel_rules = (
+        CelRule(
+            rule=(
+                "!has(self.macAddress) || !has(oldSelf.macAddress) || self.macAddress == oldSelf.macAddress || "
+                "self.networkName != oldSelf.networkName"
+            ),
+            message=(
+                "an interface keeps its macAddress for as long as it is on its network: remove it, and add one of "
+                "another name"
+            ),
+            field_path=".macAddress",
+        ),
         CelRule(
             rule=(
                 "!has(self.ipAddresses) || self.ipAddresses.all(a, isIP(a)) && "
@@ -85,10 +117,20 @@ class Interface(StructuralModel):
         description="Boot from the network, among the disks' boot orders. Without it: never.",
         examples=[2],
     )
-    port_forwards: Annotated[list[PortForward], ListMap("hostPort", "protocol"), Field(max_length=32)] | None = Field(
+    port_forwards: PortForwards | None = Field(
         default=None,
         description="Ports of the host that lead to the machine, on networks of mode NAT, Overlay or User.",
         examples=[[{"hostPort": 8080, "port": 80, "protocol": "TCP"}]],
+    )
+    link_state: LinkState | None = Field(
+        default=None,
+        description="Down: the guest sees an adapter whose cable is out. Without it: Up. Changes at once.",
+        examples=["Up"],
+    )
+    bandwidth: Bandwidth | None = Field(
+        default=None,
+        description="Limits, in bits per second. Without it there are none. Changes at once.",
+        examples=[{"ingress": "10M", "egress": "5M"}],
     )
 
 
@@ -106,12 +148,28 @@ class PlacedInterface(StructuralModel):
     ip_addresses: Annotated[list[IpAddress], ListAtomic(), Field(max_length=2)] | None = Field(
         default=None, description="Its addresses.", examples=[["10.20.0.9"]]
     )
+    port_forwards: PortForwards | None = Field(
+        default=None,
+        description="The ports of its host that it has.",
+        examples=[[{"hostPort": 8080, "port": 80, "protocol": "TCP"}]],
+    )
 
 
 class InterfaceStatus(StructuralModel):
     """One interface as its host sees it."""
 
     name: DnsLabel = Field(description="Name of the interface in spec.interfaces.", examples=["lan"])
+    network_name: ObjectName = Field(
+        description="Name of the VirtualNetwork that it is joined to.", examples=["shop-lan"]
+    )
+    network_uid: Uid = Field(
+        alias="networkUID",
+        description=(
+            "metadata.uid of that network. An interface that is no more in spec.interfaces is shown, and keeps its "
+            "addresses, until the guest has let go of it."
+        ),
+        examples=["0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11"],
+    )
     mac_address: MacAddress = Field(description="Its MAC address.", examples=["52:54:00:12:34:56"])
     ip_addresses: Annotated[list[IpAddress], ListSet(), Field(max_length=16)] | None = Field(
         default=None, description="Its addresses: those that are claimed for it.", examples=[["10.20.0.9"]]

@@ -151,11 +151,6 @@ class VirtualMachineSpec(StructuralModel):
             field_path=".disks",
         ),
         CelRule(
-            rule=unchanged("interfaces"),
-            message="interfaces cannot be changed yet: make another machine with them",
-            field_path=".interfaces",
-        ),
-        CelRule(
             rule=(
                 "!has(self.interfaces) || self.interfaces.all(one, !has(one.macAddress) || "
                 "self.interfaces.exists_one(other, has(other.macAddress) && other.macAddress == one.macAddress))"
@@ -205,7 +200,11 @@ class VirtualMachineSpec(StructuralModel):
     )
     interfaces: Annotated[list[Interface], ListMap("name"), Field(max_length=MAX_INTERFACES)] | None = Field(
         default=None,
-        description="The guest's network adapters. Each name once. Without it the machine is on no network.",
+        description=(
+            "The guest's network adapters. Each name once. Without it the machine is on no network. Changes reach a "
+            "running guest at once where its Hypervisor has the capability HotplugInterfaces; what does not is in "
+            "status.pendingChanges."
+        ),
         examples=[[{"name": "lan", "networkName": "shop-lan"}]],
     )
     firewall: Firewall | None = Field(
@@ -375,9 +374,11 @@ class VirtualMachineStatus(StructuralModel):
         description="Why and when the machine last stopped running.",
         examples=[{"reason": "GuestShutdown", "time": "2026-11-24T10:00:00Z"}],
     )
-    interfaces: Annotated[list[InterfaceStatus], ListMap("name"), Field(max_length=MAX_INTERFACES)] | None = Field(
+    interfaces: (
+        Annotated[list[InterfaceStatus], ListMap("name", "networkUID"), Field(max_length=2 * MAX_INTERFACES)] | None
+    ) = Field(
         default=None,
-        description="The machine's interfaces. The agent's.",
+        description="The machine's interfaces, and those that its guest still has to let go of. The agent's.",
         examples=[[{"name": "lan", "macAddress": "52:54:00:12:34:56", "ipAddresses": ["10.20.0.9"]}]],
     )
     conditions: Conditions | None = Field(

@@ -7,7 +7,7 @@ pyroute2 is imported at the first use: it takes 7 MiB, which an agent without ne
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -34,6 +34,10 @@ _SYSCTLS = Path("/proc/sys")
 _UP = 1
 _PERMANENT, _NO_DUPLICATE_DETECTION = 0x80, 0x02
 _UNICAST = 1
+_TBF = "tbf"
+_BUCKET_HANDLE = 0x10000
+_INGRESS = 0xFFFF0000
+_EVERY_PROTOCOL = 0x0003
 _STATIC = 4
 
 
@@ -56,6 +60,8 @@ class Link:
     """Of a veth: index of its other end, in that one's namespace."""
     plain_bridge: bool = False
     """Of a bridge: no spanning tree, and multicast goes to all ports."""
+    is_limited: bool = False
+    """What it sends passes a token bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,17 @@ class StackRoute:
     table: int = MAIN_TABLE
     protocol: int = _STATIC
     metric: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A token bucket (tc-tbf(8)): how much passes at most."""
+
+    bytes_per_s: int
+    burst_bytes: int = field(compare=False)
+    """At once, after a pause. The kernel keeps it as a time, and tells no exact number of bytes."""
+    limit_bytes: int
+    """Of that and what may wait."""
 
 
 class NetworkStack:
@@ -174,6 +191,53 @@ class NetworkStack:
         """Exactly that one."""
         self._change("delete route to", str(route.destination), "route", "del", **_described(route))
 
+    # --- limits ---
+
+    def bucket(self, link: Link) -> Bucket | None:
+        """What limits that which the link sends."""
+        for message in self._netlink.get_qdiscs(index=link.index):
+            if message["index"] == link.index and message.get_attr("TCA_KIND") == _TBF:
+                parameters = message.get_nested("TCA_OPTIONS", "TCA_TBF_PARMS")
+                return Bucket(parameters["rate"], 0, parameters["limit"])
+        return None
+
+    def set_bucket(self, link: Link, bucket: Bucket | None) -> None:
+        """In the place of the one that is there."""
+        if bucket is None:
+            self._change("stop limiting", link.name, "tc", "del", index=link.index, root=True)
+            return
+        sizes = {"rate": bucket.bytes_per_s, "burst": bucket.burst_bytes, "limit": bucket.limit_bytes}
+        what = {"kind": _TBF, "index": link.index, "handle": _BUCKET_HANDLE}
+        self._change("limit", link.name, "tc", "replace", **what, **sizes)
+
+    def make_ifb(self, name: str) -> Link:
+        """What is sent by it is received by the link that it was redirected from. Down."""
+        self._change("make ifb", name, "link", "add", ifname=name, kind="ifb")
+        return self._made(name)
+
+    def redirect(self, link: Link, to: Link) -> None:
+        """All that the link receives is sent by another one first. Of one that is redirected nothing is done."""
+        kinds = [
+            message.get_attr("TCA_KIND")
+            for message in self._netlink.get_qdiscs(index=link.index)
+            if message["index"] == link.index
+        ]
+        if "ingress" not in kinds:
+            self._change("redirect", link.name, "tc", "add", kind="ingress", index=link.index, handle=_INGRESS)
+        if not list(self._netlink.get_filters(index=link.index, parent=_INGRESS)):
+            action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": to.index}
+            match = {"kind": "u32", "keys": ["0x0/0x0+0"], "target": 0x10001, "action": action}
+            where = {"index": link.index, "parent": _INGRESS, "prio": 1, "protocol": _EVERY_PROTOCOL}
+            self._change("redirect", link.name, "tc", "add-filter", **where, **match)
+
+    def stop_redirecting(self, link: Link) -> None:
+        """It receives what comes."""
+        try:
+            self._change("stop redirecting", link.name, "tc", "del", kind="ingress", index=link.index, handle=_INGRESS)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):  # there is none
+                raise
+
     def set_sysctl(self, name: str, value: str) -> bool:
         """Whether it had to be changed; `name` is a path below /proc/sys.
 
@@ -244,6 +308,7 @@ def _link(message: Any) -> Link:
         master=message.get_attr("IFLA_MASTER"),
         peer=message.get_attr("IFLA_LINK"),
         plain_bridge=quiet == [0, 0],
+        is_limited=message.get_attr("IFLA_QDISC") == _TBF,
     )
 
 

@@ -82,6 +82,8 @@ class Nic:
     """Pairs of them; more than one of model virtio only."""
     boot_order: int | None = None
     """Among the disks' too, the lowest boots first; None: the guest is never booted from it."""
+    link_up: bool = True
+    """False: the guest sees an adapter without a carrier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,10 @@ class Observed:
     """Of a STOPPED machine: nobody asked for the end of its last run, nor for its being off since (`power_off`)."""
     has_io_error: bool = False
     """Of a PAUSED machine: the hypervisor paused it as a disk cannot be written; `message` says which."""
+    nics: tuple[Nic, ...] = ()
+    """Of one that runs or is SUSPENDED: the adapters that its guest has, one that is about to come or go included."""
+    defined_nics: tuple[Nic, ...] = ()
+    """What the next start uses."""
     last_exit: Exit | None = None
     message: str = ""
 
@@ -294,6 +300,23 @@ class CanSuspend(Protocol):
 
 
 @runtime_checkable
+class CanPlugNics(Protocol):
+    """A hypervisor that gives adapters to a guest that runs, and takes them away."""
+
+    async def change_nics(self, uid: str) -> None:
+        """Make the adapters of a RUNNING or PAUSED machine those of its definition, as far as its guest lets them go.
+
+        Returns after some seconds at the most; what is left to be done is seen in `observe` (`nics`), and may be asked
+        for again. A guest that lets an adapter go later is heard: `nics` is without it then. Of a machine that does not
+        run: nothing is done.
+
+        Raises:
+            Unavailable: a port cannot be joined now, or the machine's memory is being written or read.
+        """
+        ...
+
+
+@runtime_checkable
 class HasSerialLog(Protocol):
     """A hypervisor that keeps what the guest prints on its serial console."""
 
@@ -397,6 +420,7 @@ class CanRunGuestCommands(Protocol):
 
 CAPABILITIES: Mapping[str, type] = {
     "GuestCommand": CanRunGuestCommands,
+    "HotplugInterfaces": CanPlugNics,
     "InjectNMI": CanInjectNmi,
     "Pause": CanPause,
     "Reset": CanReset,

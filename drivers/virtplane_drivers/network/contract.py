@@ -104,6 +104,24 @@ class AddressGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """How much passes at most, in bits per second, as the guest sees it. None: no limit."""
+
+    ingress_bps: int | None = None
+    """To the guest."""
+    egress_bps: int | None = None
+    """From the guest."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self != UNLIMITED
+
+
+UNLIMITED = Bandwidth()
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """One interface of a machine of this host, with all that it may send as."""
 
@@ -119,6 +137,8 @@ class Port:
     forwards: tuple[PortForward, ...] = ()
     firewall: str = ""
     """Name of a firewall of the network; empty: all flows pass."""
+    bandwidth: Bandwidth = UNLIMITED
+    """In force from the first `apply` on after a hypervisor joined the port."""
 
     @property
     def key(self) -> tuple[str, str]:

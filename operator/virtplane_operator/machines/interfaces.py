@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from virtplane_api.interfaces import key_of_row
 from virtplane_api.kube.resources import Key, Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import InterfaceModel, NetworkMode
@@ -37,6 +38,7 @@ class InterfacePlan:
     network: Network
     mac_address: str
     ip_addresses: tuple[str, ...]
+    port_forwards: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def placed(self) -> dict[str, Any]:
@@ -47,7 +49,8 @@ class InterfacePlan:
             "networkUID": self.network.uid,
             "macAddress": self.mac_address,
         }
-        return claims | {"ipAddresses": list(self.ip_addresses)} if self.ip_addresses else claims
+        more = {"ipAddresses": list(self.ip_addresses), "portForwards": [dict(one) for one in self.port_forwards]}
+        return claims | {field: value for field, value in more.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +113,14 @@ def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
             Reason.NETWORK_NOT_FOUND,
             f"{where}.networkName: there is no VirtualNetwork {namespace}/{name}; the machine waits for it",
         )
-    if network.is_ending:
+    if (spec["name"], network.uid) in _present(machine):
+        pass  # what it has it keeps, whatever becomes of its network
+    elif network.is_ending:
         raise _Refused(
             Reason.NETWORK_DELETING,
             f"{where}.networkName: VirtualNetwork {name} is being deleted; the machine waits for another of its name",
         )
-    not_served = catalog.not_served(network)
-    if not_served is not None:
+    elif (not_served := catalog.not_served(network)) is not None:
         message = f"{where}.networkName: VirtualNetwork {name}: {not_served.message}"
         raise _Refused(not_served.reason, message)
     if spec.get("portForwards") and network.mode not in FORWARDING_MODES:
@@ -125,12 +129,23 @@ def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
             f"{where}.portForwards: VirtualNetwork {name} is of mode {network.mode}, which forwards no ports; "
             f"NAT, Overlay and User do",
         )
+    if spec.get("bandwidth") and network.mode is NetworkMode.USER:
+        raise _Refused(
+            Reason.NOT_SUPPORTED,
+            f"{where}.bandwidth: VirtualNetwork {name} is of mode User, which limits nothing; leave bandwidth out",
+        )
     if spec.get("queues", 1) > 1 and spec.get("model", InterfaceModel.VIRTIO) != InterfaceModel.VIRTIO:
         raise _Refused(
             Reason.NOT_SUPPORTED,
             f"{where}.queues: model {spec['model']} has one pair of queues; use model virtio, or leave queues out",
         )
     return _Wanted(where, spec, network)
+
+
+def _present(machine: Object) -> set[tuple[str, str]]:
+    """What a machine that has its place has already."""
+    placement = machine.get("status", {}).get("placement") or {}
+    return {key_of_row(row) for row in placement.get("interfaces") or () if placement.get("hypervisor")}
 
 
 def _check_together(wanted: list[_Wanted], machine: Object) -> None:
@@ -169,17 +184,36 @@ class _Planner:
 
     def plan(self, wanted: list[_Wanted]) -> Iterator[InterfacePlan]:
         """In the order of the spec."""
-        held = {(one["name"], one["networkUID"]): one for one in self._claims.interfaces_of(self._uid)}
-        kept = {one.field: held.get((one.spec["name"], one.network.uid)) for one in wanted}
+        held = {key_of_row(one): one for one in self._claims.interfaces_of(self._uid)}
+        kept = {one.field: self._kept(one, held.get((one.spec["name"], one.network.uid))) for one in wanted}
         for one in wanted:
             self._take(one, kept[one.field])
         for one in wanted:
-            mine = kept[one.field]
+            mine, forwards = kept[one.field], tuple(one.spec.get("portForwards") or ())
             if mine is not None:
                 addresses = tuple(mine.get("ipAddresses") or ())
-                yield InterfacePlan(one.spec["name"], one.network, mine["macAddress"], addresses)
+                yield InterfacePlan(one.spec["name"], one.network, mine["macAddress"], addresses, forwards)
             else:
-                yield InterfacePlan(one.spec["name"], one.network, self._mac(one), tuple(self._addresses(one)))
+                mac, addresses = self._mac(one), tuple(self._addresses(one))
+                yield InterfacePlan(one.spec["name"], one.network, mac, addresses, forwards)
+
+    def _kept(self, one: _Wanted, held: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """What the interface has, with the addresses that are asked for now in the place of those of their family."""
+        if held is None:
+            return None
+        asked_mac = one.spec.get("macAddress", held["macAddress"])
+        if asked_mac != held["macAddress"]:
+            raise _Refused(
+                Reason.MAC_ADDRESS_KEPT,
+                f"{one.field}.macAddress: the interface has {held['macAddress']} and keeps it while it is on network "
+                f"{one.network.key.name}: remove it, and add one of another name",
+            )
+        had = held.get("ipAddresses") or ()
+        new = [text for text in one.spec.get("ipAddresses") or () if text not in had]
+        for text in new:
+            self._check_address(one, text, *number_of(text))
+        by_version = {number_of(text)[0]: text for text in (*had, *new)}
+        return {**held, "ipAddresses": [by_version[version] for version in VERSIONS if version in by_version]}
 
     def _take(self, one: _Wanted, kept: Mapping[str, Any] | None) -> None:
         """What the interface has or asks for is not to be chosen for another one of the machine."""

@@ -27,8 +27,9 @@ from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.lifetime import FIRST_STATUS_AFTER_S, ensure_finalizer, is_off_its_host, release, younger_than
-from virtplane_operator.machines.contests import contested
+from virtplane_operator.machines.contests import Contested, contested
 from virtplane_operator.machines.disks import Blocked, DiskPlan, plan_disks
+from virtplane_operator.machines.interface_changes import interface_change
 from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of, plan_interfaces
 from virtplane_operator.machines.status import (
     OWNED,
@@ -133,6 +134,9 @@ class MachineReconciler:
             owned: tuple[str, ...] = (*OWNED, "powerState")
             conditions: tuple[str, ...] = (*OWNED_CONDITIONS, "Ready")
         else:
+            contest = await self._change_interfaces(machine) or contest
+            if placement_of(machine) != placement_of(self._store.get(VIRTUAL_MACHINES, key_of(machine)) or machine):
+                return Done()  # placed anew just now
             status = placed_status(machine, placement, contest)
             owned, conditions = OWNED, OWNED_CONDITIONS
         if differs(machine, status, owned=owned, owned_conditions=conditions):
@@ -141,6 +145,23 @@ class MachineReconciler:
                 note = contest.message
                 self._events.record(machine, reason=contest.reason, action="Placing", note=note, type_="Warning")
         return Done()
+
+    async def _change_interfaces(self, machine: Object) -> Contested | None:
+        """Claims follow spec.interfaces. What cannot be had leaves the placement as it is, and is told."""
+        if is_being_deleted(machine):
+            return None
+        networks = self._networks
+        change = interface_change(self._store, networks.catalog, networks.claims, networks.cluster_id, machine)
+        if change is None:
+            return None
+        if isinstance(change, Blocked):
+            self.pending.add(key_of(machine))
+            return Contested(change.reason, f"spec.interfaces is not in effect: {change.message}")
+        # No await between the plan and this: what was free then is free still.
+        with networks.claims.assumed(machine, change.placement):
+            await self._keep_networks(change.plans)
+            await self._apply(machine, placed_status(machine, change.placement))
+        return None
 
     # --- a machine without one ----------------------------------------------------------------------------------------
 

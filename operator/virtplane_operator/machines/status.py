@@ -111,4 +111,17 @@ def _what_concerns(machine: Object) -> tuple[object, ...]:
         placement_of(machine),
         machine.get("status", {}).get("host"),
         find(machine, "Placed"),
+        machine["spec"].get("interfaces"),
     )
+
+
+def gives_up_claims(old: Object, new: Object) -> bool:
+    """Whether others may have what they wait for, as the machine held more before."""
+    before, after = _claims_of(old), _claims_of(new)
+    return any(row not in after for row in before)
+
+
+def _claims_of(machine: Object) -> list[Any]:
+    placed, seen = placement_of(machine).get("interfaces") or (), machine.get("status", {}).get("interfaces") or ()
+    forwards = [forward for row in placed for forward in row.get("portForwards") or ()]
+    return [*forwards, *({**row, "portForwards": None} for row in placed), *seen]

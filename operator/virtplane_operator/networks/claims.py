@@ -1,5 +1,8 @@
 """What is claimed: addresses by network, ports by host. The machines' statuses are the only record.
 
+What a placement gives up its machine holds until its agent reports that the guest has it no more (status.interfaces):
+on no host may anybody send under an address that a guest elsewhere still has.
+
 Rebuilt from all machines before the first new claim, as the store lists everything before anything is placed, and kept
 by listening to the store. Claims that are being written count from the moment on in which they are decided.
 
@@ -13,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from virtplane_api.interfaces import key_of_row, left_behind
 from virtplane_api.kube.errors import ApiUnavailable
 from virtplane_api.kube.resources import VIRTUAL_MACHINES, Key, Object, Resource, key_of, uid_of
 from virtplane_api.reasons import Reason
@@ -51,7 +55,10 @@ class _Machine:
     """Whose host's ports it takes; empty while it has no place."""
     hypervisor: str
     interfaces: list[dict[str, Any]]
+    """Of the placement, behind those that its guest still has to let go of."""
     ports: tuple[HostPort, ...]
+    source: tuple[object, ...]
+    """What all of this follows from."""
 
 
 @dataclass(slots=True)
@@ -81,6 +88,8 @@ class Claims:
         self._machines: dict[str, _Machine] = {}
         self._assumed: dict[str, _Machine | None] = {}
         """Of machines whose claims are being written: what the store says that they hold."""
+        self._being_written: dict[str, int] = {}
+        """The tokens of those placements: news of lower ones are older."""
         self._networks: dict[str, _Network] = {}
         self._ports: dict[str, dict[HostPort, Holders]] = {}
 
@@ -161,20 +170,16 @@ class Claims:
         uid, placement = uid_of(new), new.get("status", {}).get("placement") or {}
         known = self._machines.get(uid)
         if uid in self._assumed:
-            if not placement.get("hypervisor"):
-                self._assumed[uid] = _machine_of(new, placement)
+            if placement.get("token", 0) < self._being_written[uid]:
+                self._assumed[uid] = _machine_of(new, placement, self._assumed[uid])
                 return
             del self._assumed[uid]
         elif known is None:
             if not placement.get("hypervisor") and not placement.get("interfaces"):
                 return
-        elif (
-            known.hypervisor == placement.get("hypervisor", "")
-            and known.agent == placement.get("agentName", "")
-            and known.interfaces == (placement.get("interfaces") or [])
-        ):
+        elif known.source == _source_of(new, placement):
             return
-        self._replace(uid, _machine_of(new, placement))
+        self._replace(uid, _machine_of(new, placement, known))
 
     @contextmanager
     def assumed(self, machine: Object, placement: Mapping[str, Any]) -> Iterator[None]:
@@ -185,7 +190,8 @@ class Claims:
         """
         uid = uid_of(machine)
         self._assumed[uid] = self._machines.get(uid)
-        self._replace(uid, _machine_of(machine, placement))
+        self._being_written[uid] = placement.get("token", 0)
+        self._replace(uid, _machine_of(machine, placement, self._assumed[uid]))
         try:
             yield
         except (ApiUnavailable, asyncio.CancelledError):
@@ -270,19 +276,49 @@ class Claims:
 def ports_of(machine: Object) -> Iterator[tuple[int, HostPort]]:
     """The ports of its host that a machine asks for, with the index of the interface."""
     for index, interface in enumerate(machine["spec"].get("interfaces") or ()):
-        for forward in interface.get("portForwards") or ():
-            yield index, HostPort(forward["hostPort"], forward["protocol"])
+        for port in _host_ports(interface):
+            yield index, port
 
 
-def _machine_of(machine: Object, placement: Mapping[str, Any]) -> _Machine:
-    placed = bool(placement.get("hypervisor"))
+def _machine_of(machine: Object, placement: Mapping[str, Any], before: _Machine | None) -> _Machine:
+    placed: list[dict[str, Any]] = placement.get("interfaces") or []
     return _Machine(
         holder=Holder(uid_of(machine), key_of(machine)),
         agent=placement.get("agentName", ""),
         hypervisor=placement.get("hypervisor", ""),
-        interfaces=placement.get("interfaces") or [],
-        ports=tuple(port for _index, port in ports_of(machine)) if placed else (),
+        interfaces=[*_left(machine, placement, before), *placed],
+        ports=tuple(port for row in placed for port in _host_ports(row)) if placement.get("hypervisor") else (),
+        source=_source_of(machine, placement),
     )
+
+
+def _left(machine: Object, placement: Mapping[str, Any], before: _Machine | None) -> list[dict[str, Any]]:
+    """What the guest may still have of what was given up. An agent that has not heard of that may be plugging it."""
+    _hypervisor, _agent, token, _placed, reported, host = _source_of(machine, placement)
+    if host.get("state") != "Present":
+        reported = []
+    known = before.interfaces if before is not None and before.hypervisor and host.get("token") != token else []
+    left: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in left_behind(placement, [*known, *reported]):
+        left.setdefault((*key_of_row(row), row["macAddress"], *(row.get("ipAddresses") or ())), dict(row))
+    return list(left.values())
+
+
+def _source_of(machine: Object, placement: Mapping[str, Any]) -> tuple[Any, ...]:
+    status = machine.get("status", {})
+    return (
+        placement.get("hypervisor", ""),
+        placement.get("agentName", ""),
+        placement.get("token"),
+        placement.get("interfaces") or [],
+        status.get("interfaces") or [],
+        status.get("host") or {},
+    )
+
+
+def _host_ports(row: Mapping[str, Any]) -> Iterator[HostPort]:
+    for forward in row.get("portForwards") or ():
+        yield HostPort(forward["hostPort"], forward["protocol"])
 
 
 def _contest(machine: _Machine, reason: str, what: str, holders: Holders) -> Iterator[Contest]:

@@ -93,6 +93,10 @@ class WatchedHypervisor(FakeHypervisor):
         if asked_before is None and machine.shut_down_asked_at is not None:
             machine.shut_down_asked_at = self.clock.now
 
+    async def change_nics(self, uid: str) -> None:
+        self.verbs.append("change_nics")
+        await super().change_nics(uid)
+
     async def power_off(self, uid: str) -> None:
         self.verbs.append("power_off")
         await super().power_off(uid)
@@ -154,13 +158,17 @@ class AgentInMemory:
                 self.client,
                 VIRTUAL_MACHINES,
                 self.events,
-                self.machines.put_written,
+                self._machine_written,
                 owned=OWNED,
                 owned_conditions=OWNED_CONDITIONS,
                 clock=self.clock.monotonic,
             ),
             clock=lambda: self.clock.now,
         )
+
+    def _machine_written(self, machine: Object) -> None:
+        self.machines.put_written(machine)
+        self.networks.machine_changed(uid_of(machine))
 
     def _machine_changed(self, uid: str) -> None:
         self.networks.machine_changed(uid)

@@ -2,10 +2,11 @@
 
 from ipaddress import ip_address, ip_network
 
-from tests.agent.objects import network, placed_interface, vm
+from tests.agent.objects import HYPERVISOR, network, placed_interface, vm
 from virtplane_agent.networks.desired import network_value, ports_of
+from virtplane_api.kube.resources import Object
 from virtplane_api.vocabulary import Addressing, ForwardProtocol, NetworkMode
-from virtplane_drivers.network.contract import Network, Port, PortForward, Route, Subnet
+from virtplane_drivers.network.contract import UNLIMITED, Bandwidth, Network, Port, PortForward, Route, Subnet
 
 LAN = network()
 
@@ -57,7 +58,9 @@ def test_each_interface_on_the_network_is_a_port_and_those_on_others_are_none() 
             placed_interface("eth0", LAN, "10.20.0.9", "fd00:20::9"),
         ],
     )
-    machine["spec"]["interfaces"][1]["portForwards"] = forwards
+    machine["status"]["placement"]["interfaces"][1]["portForwards"] = forwards
+    # Asked for, and not given yet.
+    machine["spec"]["interfaces"][1]["portForwards"] = [{"hostPort": 8090, "port": 90, "protocol": "TCP"}]
     assert ports_of([machine], "lan-uid") == (
         Port(
             machine_uid="vm-1",
@@ -68,6 +71,39 @@ def test_each_interface_on_the_network_is_a_port_and_those_on_others_are_none() 
             forwards=(PortForward(ForwardProtocol.TCP, 8080, 80),),
         ),
     )
+
+
+def test_limits_are_bits_per_second_and_each_way_may_have_none() -> None:
+    machine = vm(interfaces=[placed_interface("eth0", LAN, "10.20.0.9")])
+    for limits, expected in (
+        ({"ingress": "10M", "egress": "1500k"}, Bandwidth(10_000_000, 1_500_000)),
+        ({"egress": "1Gi"}, Bandwidth(None, 1 << 30)),
+        ({}, UNLIMITED),
+    ):
+        machine["spec"]["interfaces"][0]["bandwidth"] = limits
+        assert ports_of([machine], "lan-uid")[0].bandwidth == expected
+
+
+def reported(machine: Object, *rows: Object, state: str = "Present") -> Object:
+    machine["status"] |= {"host": {"hypervisor": HYPERVISOR, "token": 1, "state": state}, "interfaces": list(rows)}
+    return machine
+
+
+def test_what_a_guest_still_has_to_let_go_of_keeps_its_port_and_its_addresses() -> None:
+    left = placed_interface("eth0", LAN, "10.20.0.9")
+    moved = reported(vm(interfaces=[placed_interface("eth0", network("dmz"), "10.30.0.9")]), left)
+    heir = vm("db", uid="vm-2", interfaces=[left])
+    for machines in ([moved, heir], [heir, moved]):
+        assert [port.machine_uid for port in ports_of(machines, "lan-uid")] == ["vm-1"]
+    assert [port.machine_uid for port in ports_of([moved], "dmz-uid")] == ["vm-1"]
+    assert [port.machine_uid for port in ports_of([reported(moved), heir], "lan-uid")] == ["vm-2"]
+    assert ports_of([reported(moved, left, state="Removed")], "lan-uid") == ()
+
+
+def test_an_address_that_was_changed_is_in_the_port_at_once() -> None:
+    machine = vm(interfaces=[placed_interface("eth0", LAN, "10.20.0.10")])
+    [port] = ports_of([reported(machine, placed_interface("eth0", LAN, "10.20.0.9"))], "lan-uid")
+    assert port.addresses == (ip_address("10.20.0.10"),)
 
 
 def test_ports_are_in_an_order_that_does_not_depend_on_the_machines() -> None:

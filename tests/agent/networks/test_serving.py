@@ -22,9 +22,7 @@ async def test_a_machine_starts_on_a_network_that_was_made_for_it(agent: AgentIn
     (nic,) = agent.hypervisor.defined[-1].nics
     assert (nic.name, nic.mac, nic.mtu) == ("eth0", "52:54:00:00:00:01", 1500)
     assert nic.attachment == FakeNicAttachment("lan-uid", ("vm-1", "eth0"))
-    assert (await agent.status())["interfaces"] == [
-        {"name": "eth0", "macAddress": "52:54:00:00:00:01", "ipAddresses": ["10.20.0.9"]}
-    ]
+    assert (await agent.status())["interfaces"] == [placed_interface("eth0", LAN, "10.20.0.9")]
 
 
 async def test_a_machine_whose_network_is_not_served_waits_and_says_why(agent: AgentInMemory) -> None:

@@ -68,6 +68,7 @@ class FakeHost:
 
     def disk(self, *, obedient: bool) -> Attachment:
         self._drivers[-1].faults.shut_down_s = 0.0 if obedient else None
+        self._drivers[-1].faults.keeps_nics = True  # as QEMU's boot sectors, which know no hot-plug
         return FakeAttachment(uuid4().hex)
 
     @contextmanager

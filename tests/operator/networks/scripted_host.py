@@ -42,10 +42,14 @@ class ScriptedHost:
 
     def remove(self, machine: Mapping[str, Any]) -> None:
         """What an agent says once nothing of a machine is left."""
+        self.says(machine, state="Removed")
+
+    def says(self, machine: Mapping[str, Any], *, state: str = "Present", **status: Any) -> None:
+        """What an agent says of a machine under the placement that it has."""
         metadata, placement = machine["metadata"], machine["status"]["placement"]
-        host = {"hypervisor": self.name, "token": placement["token"], "state": "Removed"}
+        host = {"hypervisor": self.name, "token": placement["token"], "state": state}
         path = f"{GROUP}/namespaces/{metadata['namespace']}/virtualmachines/{metadata['name']}/status"
-        self._patch(path, {"status": {"host": host}})
+        self._patch(path, {"status": {"host": host} | status})
 
     def end(self, namespace: str) -> None:
         """Delete all machines of the namespace, and the Hypervisor."""

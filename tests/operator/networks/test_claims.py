@@ -32,7 +32,9 @@ class Kept:
 
     def put(self, *ips: str, on: str = A, mac: str = MAC, network: str = "lan", **changes: Any) -> Object:
         """The watch tells of a machine with one interface, with these addresses; without any it has no interface."""
-        rows = {"interfaces": [claimed("lan", network, mac, *ips)]} if ips else {}
+        asked = [one["portForwards"] for one in changes.get("interfaces", ()) if "portForwards" in one]
+        row = claimed("lan", network, mac, *ips) | ({"portForwards": asked[0]} if asked else {})
+        rows = {"interfaces": [row]} if ips else {}
         return self.tell((placed(on) if on else {"token": 1}) | rows, **changes)
 
     def tell(self, placement: dict[str, Any] | None, **changes: Any) -> Object:
@@ -112,10 +114,51 @@ def test_a_name_that_was_made_again_holds_nothing_of_the_one_before(kept: Kept) 
     assert kept.held() == {}
 
 
-def test_new_addresses_take_the_place_of_the_old_ones(kept: Kept) -> None:
-    kept.put("10.20.0.2")
-    kept.put("10.20.0.3")
-    assert kept.held() == {"10.20.0.3": ["shop/web"]}
+# --- claims that are given up -----------------------------------------------------------------------------------------
+
+
+def given_up(kept: Kept, token: int, *reported: Any, heard: int, now: Any = ()) -> None:
+    """The placement had 10.20.0.2 in `lan`; now it has `now`; its agent has heard of a token, and reports rows."""
+    host = {"hypervisor": A, "token": heard, "state": "Present"}
+    kept.tell(placed(A, token=token, interfaces=list(now)), status={"host": host, "interfaces": list(reported)})
+
+
+ROW = claimed("lan", "lan", MAC, "10.20.0.2")
+CHANGED = claimed("lan", "lan", MAC, "10.20.0.3")
+MOVED = claimed("lan", "wan", MAC, "10.21.0.2")
+
+
+@pytest.mark.parametrize("now", [[], [CHANGED], [MOVED]], ids=["removed", "other addresses", "another network"])
+def test_what_is_given_up_is_held_until_the_agent_says_that_the_guest_has_it_no_more(kept: Kept, now: Any) -> None:
+    given_up(kept, 1, ROW, heard=1, now=[ROW])
+    new = [address for row in now if row is CHANGED for address in row["ipAddresses"]]
+    given_up(kept, 2, heard=1, now=now)  # it may be plugging it in this moment
+    assert sorted(kept.held()) == ["10.20.0.2", *new]
+    given_up(kept, 2, ROW, heard=2, now=now)
+    assert sorted(kept.held()) == ["10.20.0.2", *new]
+    given_up(kept, 2, *now, heard=2, now=now)
+    assert sorted(kept.held()) == new
+
+
+def test_an_operator_that_starts_knows_what_guests_still_have(kept: Kept) -> None:
+    given_up(kept, 2, ROW, heard=2)
+    assert kept.held() == {"10.20.0.2": ["shop/web"]}
+    assert kept.claims.used("lan-uid") == 1
+
+
+def test_a_machine_that_is_off_its_host_has_nothing_but_its_placement(kept: Kept) -> None:
+    host = {"hypervisor": A, "token": 2, "state": "Removed"}
+    kept.tell(placed(A, token=2), status={"host": host, "interfaces": [ROW]})
+    assert kept.held() == {}
+
+
+def test_news_from_before_do_not_undo_a_change_that_is_being_written(kept: Kept) -> None:
+    given_up(kept, 1, ROW, heard=1, now=[ROW])
+    machine = kept.tell(placed(A, token=1, interfaces=[ROW]))
+    more = placed(A, token=2, interfaces=[ROW, claimed("dmz", "lan", "52:54:00:00:00:02", "10.20.0.4")])
+    with kept.claims.assumed(machine, more):
+        given_up(kept, 1, ROW, heard=1, now=[ROW])
+        assert sorted(kept.held()) == ["10.20.0.2", "10.20.0.4"]
 
 
 def test_other_kinds_hold_nothing(kept: Kept) -> None:
@@ -159,13 +202,13 @@ def test_it_is_told_when_a_network_gets_its_first_interface_and_loses_its_last(k
 # --- claims that are being written ------------------------------------------------------------------------------------
 
 
-def wanted(*ips: str) -> dict[str, Any]:
-    return placed(A, interfaces=[claimed("lan", "lan", MAC, *ips)])
+def wanted(*ips: str, **more: Any) -> dict[str, Any]:
+    return placed(A, interfaces=[claimed("lan", "lan", MAC, *ips) | more])
 
 
 def test_claims_that_are_being_written_count_already(kept: Kept) -> None:
-    machine = kept.tell(None, interfaces=[HTTP])
-    with kept.claims.assumed(machine, wanted("10.20.0.2")):
+    machine = kept.tell(None)
+    with kept.claims.assumed(machine, wanted("10.20.0.2", portForwards=HTTP["portForwards"])):
         assert kept.held() == {"10.20.0.2": ["shop/web"]}
         assert set(kept.claims.ports("host-a")) == {HostPort(8080, "TCP")}
 

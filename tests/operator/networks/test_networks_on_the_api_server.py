@@ -315,3 +315,59 @@ def test_a_host_that_is_new_to_an_overlay_becomes_a_peer_of_the_others(cluster: 
 
     eventually(lambda: peers() == ["192.0.2.11", "192.0.2.12"])
     second.end(cluster.namespace)
+
+
+# --- interfaces that change -------------------------------------------------------------------------------------------
+
+
+def placed_rows(machine: Object) -> list[Object]:
+    rows: list[Object] = machine["status"]["placement"].get("interfaces", [])
+    return rows
+
+
+def test_interfaces_of_a_placed_machine_change_in_one_write_under_a_greater_token(cluster: Cluster) -> None:
+    cluster.apply(cluster.network(), cluster.network("dmz", "10.30.0.0/24"), cluster.vm("web", LAN))
+    before = cluster.wait_placed("web")
+    writes = cluster.operator_writes("virtualmachines", "web")
+    cluster.apply(cluster.vm("web", LAN | FORWARD, {"name": "dmz", "networkName": "dmz"}))
+    eventually(lambda: len(placed_rows(cluster.get("vpvm", "web"))) == 2)
+    after = cluster.get("vpvm", "web")
+    assert cluster.operator_writes("virtualmachines", "web") == writes + 1
+    assert after["status"]["placement"]["token"] == before["status"]["placement"]["token"] + 1
+    assert placed_rows(after)[0] == placed_rows(before)[0] | FORWARD
+    assert placed_rows(after)[1]["ipAddresses"][0].startswith("10.30.0.")
+
+
+def test_a_given_up_address_is_another_s_once_the_agent_says_that_the_guest_has_it_no_more(cluster: Cluster) -> None:
+    wanted = LAN | {"ipAddresses": ["10.20.0.9"]}
+    cluster.apply(cluster.network(), cluster.vm("web", wanted))
+    machine = cluster.wait_placed("web")
+    cluster.host.says(machine, interfaces=placed_rows(machine))
+    cluster.apply(cluster.vm("web"))
+    eventually(lambda: placed_rows(cluster.get("vpvm", "web")) == [])
+    cluster.apply(cluster.vm("db", wanted))
+    message = cluster.wait_reason("vpvm", "db", "AddressInUse")
+    assert f"10.20.0.9 is held by VirtualMachine {cluster.namespace}/web" in message
+    cluster.host.says(cluster.get("vpvm", "web"), interfaces=placed_rows(machine))
+    assert not cluster.get("vpvm", "db")["status"].get("placement")
+    cluster.host.says(cluster.get("vpvm", "web"), interfaces=[])
+    cluster.wait_placed("db")
+
+
+def test_a_change_that_cannot_be_had_is_said_and_comes_when_it_can(cluster: Cluster) -> None:
+    cluster.apply(cluster.network(), cluster.vm("web", LAN | FORWARD), cluster.vm("db", LAN))
+    before = cluster.wait_placed("db")
+    cluster.wait_placed("web")
+    cluster.apply(cluster.vm("db", LAN | FORWARD))
+
+    def placed() -> Object:
+        conditions = cluster.get("vpvm", "db")["status"]["conditions"]
+        return next(one for one in conditions if one["type"] == "Placed")
+
+    eventually(lambda: placed()["reason"] == "HostPortInUse")
+    assert "spec.interfaces is not in effect: " in placed()["message"]
+    assert f"8080/TCP of its host is held by VirtualMachine {cluster.namespace}/web" in placed()["message"]
+    assert cluster.get("vpvm", "db")["status"]["placement"] == before["status"]["placement"]
+    cluster.apply(cluster.vm("web", LAN))
+    eventually(lambda: placed_rows(cluster.get("vpvm", "db"))[0].get("portForwards") == FORWARD["portForwards"])
+    eventually(lambda: placed()["reason"] == "Placed")

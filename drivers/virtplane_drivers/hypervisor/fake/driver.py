@@ -101,6 +101,8 @@ class FakeHypervisor(HypervisorDriver):
             restarts=machine.restarts,
             ended_by_itself=machine.ended_by_itself,
             has_io_error=machine.has_io_error,
+            nics=machine.running_nics,
+            defined_nics=machine.defined_nics,
             last_exit=machine.last_exit,
             message=machine.message,
         )
@@ -148,6 +150,15 @@ class FakeHypervisor(HypervisorDriver):
         self.faults.meet("suspend", uid)
         if self._known(uid).running is not None:
             self.world.suspend(uid)
+
+    async def change_nics(self, uid: str) -> None:
+        """At once, unless `faults.keeps_nics`."""
+        self.faults.meet("change_nics", uid)
+        machine = self._known(uid)
+        if machine.hangs:
+            raise Unresponsive("the fake machine was told to hang")
+        if machine.running is not None and not machine.suspended:
+            self.world.change_nics(uid, keeps=self.faults.keeps_nics)
 
     async def shut_down(self, uid: str) -> None:
         """Ask the guest; it ends after `faults.shut_down_s`."""

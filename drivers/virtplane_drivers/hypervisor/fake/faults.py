@@ -19,6 +19,8 @@ class Faults:
     """How long a guest takes to shut down when asked; None: it never does."""
     guest_command: GuestCommandResult | None = None
     """What every program in a guest comes to, but for its output's limit; None: it prints its arguments."""
+    keeps_nics: bool = False
+    """The guest lets no adapter go."""
     lose_hints: bool = False
     """Events are lost."""
     _errors: dict[tuple[str, str], deque[DriverError]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from virtplane_api.vocabulary import ENDED_AS_ASKED, DisplayType, ExitReason, In
 from virtplane_drivers.attachment import FakeNicAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Effective, Exit, Nic, Owner
+from virtplane_drivers.hypervisor.nics import nic_changes
 
 MACHINE_TYPE = "fake-1"
 ACCELERATOR = "none"
@@ -125,6 +126,21 @@ class World:
         machine.shut_down_asked_at = None
         machine.serial = (machine.serial + b"fake guest: up\n")[-_MAX_SERIAL_BYTES:]
         self.save()
+
+    def change_nics(self, uid: str, *, keeps: bool) -> None:
+        """The run gets the adapters of the definition; a guest that keeps those that are to go gets no other there."""
+        machine = self.machines[uid]
+        has = {nic.name: nic for nic in machine.running_nics}
+        changes = nic_changes(machine.running_nics, machine.defined_nics)
+        for name in () if keeps else changes.unplug:
+            del has[name]
+        for nic in changes.plug:
+            has.setdefault(nic.name, replace(nic, boot_order=None))
+        for nic in changes.links:
+            has[nic.name] = replace(has[nic.name], link_up=nic.link_up)
+        if tuple(has.values()) != machine.running_nics:
+            machine.running_nics = tuple(has.values())
+            self.save()
 
     def end(self, uid: str, reason: ExitReason, message: str = "") -> None:
         """The run ends, for whatever reason."""
@@ -240,10 +256,11 @@ def _effective(row: list[Any]) -> Effective:
 def _nic_row(nic: Nic) -> list[Any]:
     joined = nic.attachment
     assert isinstance(joined, FakeNicAttachment)  # noqa: S101  # `define` refused others
-    return [nic.name, nic.mac, [joined.network_uid, *joined.port], nic.mtu, nic.model, nic.queues, nic.boot_order]
+    where = [joined.network_uid, *joined.port]
+    return [nic.name, nic.mac, where, nic.mtu, nic.model, nic.queues, nic.boot_order, nic.link_up]
 
 
 def _nic(row: list[Any]) -> Nic:
-    name, mac, (network_uid, machine_uid, interface), mtu, model, queues, boot_order = row
+    name, mac, (network_uid, machine_uid, interface), mtu, model, queues, boot_order, *link_up = row
     attachment = FakeNicAttachment(network_uid, (machine_uid, interface))
-    return Nic(name, mac, attachment, mtu, InterfaceModel(model), queues, boot_order)
+    return Nic(name, mac, attachment, mtu, InterfaceModel(model), queues, boot_order, link_up != [False])

@@ -1,8 +1,8 @@
 """QEMU's command line, as a pure function of a definition and of where the machine's files are.
 
 What the guest sees is stable: the machine type is pinned, every device has a root port of its own at an address that
-its number gives, and eight more root ports wait for devices to come. A machine with NICs has all eight ports that it
-can have of them, in a slot behind all that disks can take. Values go in as JSON, where no comma or quote can
+its number gives, and eight more root ports wait for devices to come. A machine has all eight ports that NICs can
+have, in a slot behind all that disks can take. Values go in as JSON, where no comma or quote can
 start another option; the two places that take no JSON double their commas (QEMU's own rule).
 """
 
@@ -24,7 +24,7 @@ DISK_ID = "disk-"
 """Before a disk's name: its device's id."""
 NIC_ID = "nic-"
 """Before a NIC's name: the id of what the guest sees of it."""
-_NETWORK_ID = "net-"
+NETWORK_ID = "net-"
 """Before a NIC's name: the id of the host's end of it."""
 
 _FIRST_PORT_SLOT = 2
@@ -94,8 +94,8 @@ def argv_of(definition: Definition, run: Run) -> list[str]:
     for device in _disk_devices(definition, boot):
         argv += ["-device", json.dumps(device)]
     for nic, descriptors in zip(definition.nics, run.grants.nics, strict=True):
-        argv += ["-netdev", json.dumps(_network(nic, descriptors))]
-        argv += ["-device", json.dumps(_nic_device(nic, boot))]
+        argv += ["-netdev", json.dumps(network_of(nic, descriptors))]
+        argv += ["-device", json.dumps(nic_device(nic, boot))]
     if run.is_waking:
         argv += ["-incoming", "defer"]
     return argv
@@ -122,7 +122,7 @@ def _granted_path(number: int) -> str:
 def _devices(definition: Definition) -> Iterator[dict[str, Any]]:
     used = [_FIRST_DISK_PORT + disk.port for disk in definition.disks if disk.type is DiskType.DISK]
     ports = [*range(max([_SERIAL_CONTROLLER_PORT, *used]) + 1 + SPARE_PORTS)]
-    if definition.nics:
+    if definition.nics or definition.nic_ports:
         ports += range(_FIRST_NIC_PORT, _FIRST_NIC_PORT + MAX_NICS)
     for port in ports:
         device: dict[str, Any] = {
@@ -195,9 +195,9 @@ def _serial(disk_name: str) -> str:
     return f"{disk_name[: _SERIAL_CHARS - 9]}-{digest}"
 
 
-def _network(nic: NicDefinition, descriptors: Sequence[int]) -> dict[str, Any]:
-    """The host's end of a NIC: descriptors of a tap, or of a connected socket."""
-    network: dict[str, Any] = {"id": f"{_NETWORK_ID}{nic.name}"}
+def network_of(nic: NicDefinition, descriptors: Sequence[int | str]) -> dict[str, Any]:
+    """The host's end of a NIC: descriptors of a tap, or of a connected socket, by number or by the name of a getfd."""
+    network: dict[str, Any] = {"id": f"{NETWORK_ID}{nic.name}"}
     numbers = ":".join(map(str, descriptors))
     if nic.socket:
         return network | {"type": "stream", "server": False, "addr": {"type": "fd", "str": numbers}}
@@ -205,10 +205,10 @@ def _network(nic: NicDefinition, descriptors: Sequence[int]) -> dict[str, Any]:
     return network | {"type": "tap", "fds" if nic.queues > 1 else "fd": numbers, "vhost": False}
 
 
-def _nic_device(nic: NicDefinition, boot: Mapping[str, int]) -> dict[str, Any]:
+def nic_device(nic: NicDefinition, boot: Mapping[str, int]) -> dict[str, Any]:
     """The guest's end of it."""
     name = f"{NIC_ID}{nic.name}"
-    device: dict[str, Any] = {"id": name, "netdev": f"{_NETWORK_ID}{nic.name}", "mac": nic.mac}
+    device: dict[str, Any] = {"id": name, "netdev": f"{NETWORK_ID}{nic.name}", "mac": nic.mac}
     # acpi-index: Linux calls it eno1, eno2 ...; a name by its bus would change with every disk that is added.
     device |= {"bus": f"rp{_FIRST_NIC_PORT + nic.port}", "acpi-index": nic.port + 1}
     if nic.model is InterfaceModel.E1000E:

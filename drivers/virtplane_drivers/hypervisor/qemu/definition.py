@@ -1,7 +1,8 @@
 """What a QEMU machine is made of: all that its command line follows from, as it stands in the run record."""
 
+import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +46,16 @@ class DiskDefinition:
     """Of a Disk: its root port. Of a CDROM: its AHCI port. Kept for as long as the disk is part of the machine."""
 
 
+class NicStage(enum.StrEnum):
+    """Of an adapter of a run: written before the act, so that one that was killed in between is understood."""
+
+    PLUGGED = "Plugged"
+    COMING = "Coming"
+    """It may be there, in part."""
+    GOING = "Going"
+    """The guest was, or is to be, asked to let it go."""
+
+
 @dataclass(frozen=True, slots=True)
 class NicDefinition:
     """One network adapter, and the port that it is joined to: a tap's, or a program's that takes frames."""
@@ -66,6 +77,16 @@ class NicDefinition:
     tap_mtu: int = 0
     socket: str = ""
     """Of a program. See `StreamAttachment`."""
+    link_up: bool = True
+    """Of a run: as QEMU was told."""
+    stage: NicStage = NicStage.PLUGGED
+
+    @property
+    def nic(self) -> Nic:
+        """As the contract tells it."""
+        return Nic(
+            self.name, self.mac, self.attachment, self.mtu, self.model, self.queues, self.boot_order, self.link_up
+        )
 
     @property
     def attachment(self) -> TapAttachment | StreamAttachment:
@@ -94,6 +115,8 @@ class Definition:
     guest_agent: bool = False
     """Whether it has the port that a guest agent speaks through: machines of before 0.2 wake without."""
     nics: tuple[NicDefinition, ...] = ()
+    nic_ports: bool = False
+    """Whether it has the root ports of NICs that it does not have: machines of before wake without."""
 
     @property
     def writable_disks(self) -> tuple[Path, ...]:
@@ -104,6 +127,20 @@ class Definition:
         """The same machine, its NICs at the ports that `newest` knows: a reboot of the host makes all of them anew."""
         known = {nic.name: nic for nic in newest.nics} if newest is not None else {}
         return replace(self, nics=tuple(_moved(nic, known.get(nic.name, nic)) for nic in self.nics))
+
+    def begun(self) -> "Definition":
+        """As a run of it begins: with all cables in."""
+        return replace(self, nics=tuple(replace(nic, link_up=True, stage=NicStage.PLUGGED) for nic in self.nics))
+
+    def with_nic(self, changed: NicDefinition) -> "Definition":
+        """The same machine with that adapter, in the place of the one of its name or behind all others."""
+        if all(nic.name != changed.name for nic in self.nics):
+            return replace(self, nics=(*self.nics, changed))
+        return replace(self, nics=tuple(changed if nic.name == changed.name else nic for nic in self.nics))
+
+    def without_nic(self, name: str) -> "Definition":
+        """The same machine without it."""
+        return replace(self, nics=tuple(nic for nic in self.nics if nic.name != name))
 
     @property
     def effective(self) -> Effective:
@@ -121,11 +158,14 @@ def definition_of(
     desired: Desired,
     *,
     previous: Definition | None,
+    running: Definition | None = None,
     newest_machine_type: str,
     accelerator: str,
     joinable: frozenset[type[NicAttachment]],
 ) -> Definition:
     """What `desired` means on this host. The machine type of the first definition stays; so do all places.
+
+    A new NIC gets no place that one of the `running` run still has, where there is another.
 
     `joinable` is what NICs can be joined to here.
 
@@ -151,7 +191,13 @@ def definition_of(
         restarted_at=desired.restarted_at,
         display=desired.display,
         guest_agent=True,
-        nics=_nics(desired.nics, previous.nics if previous is not None else (), joinable),
+        nics=_nics(
+            desired.nics,
+            previous.nics if previous is not None else (),
+            {nic.port for nic in running.nics} if running is not None else set(),
+            joinable,
+        ),
+        nic_ports=True,
     )
 
 
@@ -181,7 +227,10 @@ def _disks(desired: tuple[Disk, ...], previous: tuple[DiskDefinition, ...]) -> t
 
 
 def _nics(
-    desired: tuple[Nic, ...], previous: tuple[NicDefinition, ...], joinable: frozenset[type[NicAttachment]]
+    desired: Sequence[Nic],
+    previous: Sequence[NicDefinition],
+    occupied: set[int],
+    joinable: frozenset[type[NicAttachment]],
 ) -> tuple[NicDefinition, ...]:
     for nic in desired:
         _refuse_impossible(nic, joinable)
@@ -189,7 +238,7 @@ def _nics(
         raise Refused(f"interface {desired[MAX_NICS].name}: at most {MAX_NICS}", reason=Reason.TOO_MANY_NICS)
     wanted = {nic.name for nic in desired}
     ports = {nic.name: nic.port for nic in previous if nic.name in wanted}
-    free = iter(sorted(set(range(MAX_NICS)) - set(ports.values())))
+    free = iter(sorted(set(range(MAX_NICS)) - set(ports.values()), key=lambda port: (port in occupied, port)))
     return tuple(_nic(nic, ports[nic.name] if nic.name in ports else next(free)) for nic in desired)
 
 
@@ -209,7 +258,7 @@ def _refuse_impossible(nic: Nic, joinable: frozenset[type[NicAttachment]]) -> No
 
 
 def _nic(nic: Nic, port: int) -> NicDefinition:
-    made = NicDefinition(nic.name, nic.mac, nic.model, nic.queues, nic.boot_order, nic.mtu, port)
+    made = NicDefinition(nic.name, nic.mac, nic.model, nic.queues, nic.boot_order, nic.mtu, port, link_up=nic.link_up)
     match nic.attachment:
         case TapAttachment() as tap:
             namespace = str(tap.namespace)

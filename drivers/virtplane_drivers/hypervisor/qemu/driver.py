@@ -39,6 +39,7 @@ _CAP_LOGS_EVERY_S = 5.0
 _ADOPT_TIMEOUT_S = 15.0
 _CAPABILITIES = (
     "GuestCommand",
+    "HotplugInterfaces",
     "InjectNMI",
     "Pause",
     "Reset",
@@ -154,10 +155,10 @@ class QemuDriver(HypervisorDriver):
     async def define(self, desired: Desired) -> None:
         """Write the record; the next start uses it."""
         machine = self._machines.get(desired.uid)
-        previous = machine.record.definition if machine is not None else None
         definition = definition_of(
             desired,
-            previous=previous,
+            previous=machine.record.definition if machine is not None else None,
+            running=machine.record.running if machine is not None else None,
             newest_machine_type=self._looked.newest_machine_type,
             accelerator=self._looked.accelerator,
             joinable=self._looked.nic_attachments,
@@ -194,6 +195,10 @@ class QemuDriver(HypervisorDriver):
     async def resume(self, uid: str) -> None:
         """Let a paused guest go on (QMP `cont`)."""
         await self._known(uid).resume()
+
+    async def change_nics(self, uid: str) -> None:
+        """QMP `device_del`, `netdev_add`, `device_add`, `set_link`: the running machine gets what is defined."""
+        await self._known(uid).change_nics()
 
     async def suspend(self, uid: str) -> None:
         """Write the guest's memory beside its first disk (QMP `migrate` to a descriptor), then end the process."""

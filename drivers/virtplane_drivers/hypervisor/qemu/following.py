@@ -193,6 +193,10 @@ class FollowedMachine(abc.ABC):
     async def _go_on_suspending(self, run: Run) -> None:
         """Look how far a suspension is, and finish it; called by the worker, under the lock."""
 
+    @abc.abstractmethod
+    async def _settle_nics(self, run: Run) -> None:
+        """Look what became of adapters that were about to come or go; called by the worker, under the lock."""
+
     async def _stop_following(self) -> None:
         if self._worker is not None:
             self._worker.cancel()
@@ -237,6 +241,8 @@ class FollowedMachine(abc.ABC):
                         await self._let_quit_if_ended(self._run)
                     if self._run is not None:
                         await self._go_on_suspending(self._run)
+                    if self._run is not None:
+                        await self._settle_nics(self._run)
             except DriverError as error:
                 _log.warning("machine %s: %s", self.record.uid, error)
                 await asyncio.sleep(1.0)

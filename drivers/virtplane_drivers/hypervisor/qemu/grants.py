@@ -81,7 +81,7 @@ def granted(
         disks = tuple(GrantedFile(kept(_open_image(disk)), Path(disk.path)) for disk in definition.disks)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         log = GrantedFile(kept(os.open(serial_log, flags, 0o600)), serial_log)
-        nics = tuple(tuple(map(kept, _joined(nic))) for nic in definition.nics)
+        nics = tuple(tuple(map(kept, joined(nic))) for nic in definition.nics)
         for lock in locks:
             lock.write(owner)
         yield Grants(disks, log, tuple(lock.descriptor for lock in locks), nics)
@@ -92,7 +92,12 @@ def _open_image(disk: DiskDefinition) -> int:
     return os.open(disk.path, mode | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _joined(nic: NicDefinition) -> list[int]:
+def joined(nic: NicDefinition) -> list[int]:
+    """Descriptors of the port of a NIC's network, one for each pair of queues. Blocks.
+
+    Raises:
+        Unavailable: it cannot be joined now.
+    """
     attachment = nic.attachment
     try:
         if isinstance(attachment, TapAttachment):

@@ -30,7 +30,7 @@ from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear
 from virtplane_drivers.hypervisor.qemu.limits import limits_of
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError, MonitorTimeout
 from virtplane_drivers.hypervisor.qemu.output import last_output
-from virtplane_drivers.hypervisor.qemu.reachable import ReachableMachine
+from virtplane_drivers.hypervisor.qemu.pluggable import PluggableMachine, nics_of
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import ANSWER_TIMEOUT_S, Run
 from virtplane_drivers.hypervisor.qemu.run_states import Meaning, meaning_of
@@ -43,7 +43,7 @@ _EXIT_TIME_S = 1.0
 """From the end of QEMU's monitor to its process's; usually milliseconds."""
 
 
-class Machine(ReachableMachine):
+class Machine(PluggableMachine):
     """Verbs of one machine, called one at a time, and observations, at any time."""
 
     def __init__(
@@ -127,6 +127,8 @@ class Machine(ReachableMachine):
             restarts=record.restarts,
             ended_by_itself=record.ended_by_itself,
             last_exit=record.last_exit,
+            nics=nics_of(record.running) if suspended else (),
+            defined_nics=nics_of(record.definition),
         )
 
     def _of_run(self) -> dict[str, Any]:
@@ -135,6 +137,7 @@ class Machine(ReachableMachine):
             "effective": record.running.effective if record.running is not None else None,
             "started_at": record.started_at,
             "shut_down_asked_at": record.shut_down_asked_at,
+            "nics": nics_of(record.running),
         }
 
     async def _as_qemu_says(self, run: Run, state: str) -> Observed:
@@ -142,6 +145,7 @@ class Machine(ReachableMachine):
         if self.record.intent in BETWEEN:
             self._wake.set()
             return replace(seen, message=f"{self.record.intent}")
+        self._look_what_became_of_nics()
         match meaning_of(state):
             case Meaning.RUNS:
                 return seen
@@ -209,7 +213,7 @@ class Machine(ReachableMachine):
             # One write: with a part of it only, a request for a restart could be taken for handled before it is.
             await self._start_process(
                 Intent.STARTING,
-                running=record.definition,
+                running=record.definition.begun(),
                 shut_down_asked_at=None,
                 ended_by_itself=False,
                 restarts=record.restarts + record.ended_by_itself,
@@ -246,6 +250,8 @@ class Machine(ReachableMachine):
             await self._groups.move(before.uid, process.identity.pid, cgroups)
             if waking:
                 await self._read_memory(launched)
+            elif self.record.definition is not None:
+                await self._change_links(self.record.definition.nics)
         except LaunchFailed:
             await self._put_back(before)
             self._unfollow()

@@ -25,16 +25,17 @@ from virtplane_api.vocabulary import DiskFormat, DiskType, DisplayType, ExitReas
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.host.process import ProcessIdentity
 from virtplane_drivers.hypervisor.contract import Exit, Owner
-from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition
+from virtplane_drivers.hypervisor.qemu.definition import Definition, DiskDefinition, NicDefinition, NicStage
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 4
-"""4: the definition's `nics`. 3 (0.1.0): its `display`, `guest_agent`. 2: `ended_by_itself`, `restarts`, `memory`,
-`user`, the definition's `restarted_at`. All are read as well as 1."""
-_READABLE = frozenset({1, 2, 3, FORMAT})
+FORMAT = 5
+"""5: the definition's `nic_ports`, its NICs' `link_up` and `stage`. 4: its `nics`. 3 (0.1.0): its `display`,
+`guest_agent`. 2: `ended_by_itself`, `restarts`, `memory`, `user`, the definition's `restarted_at`. All are read as well
+as 1."""
+_READABLE = frozenset({1, 2, 3, 4, FORMAT})
 _FILE = "record.json"
 _MAX_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit Linux."""
@@ -215,7 +216,10 @@ def _definition(values: dict[str, Any] | None) -> Definition | None:
         for disk in values["disks"]
     )
     # Absent in formats 1 to 3.
-    nics = tuple(NicDefinition(**{**nic, "model": InterfaceModel(nic["model"])}) for nic in values.get("nics", ()))
+    nics = tuple(
+        NicDefinition(**nic | {"model": InterfaceModel(nic["model"]), "stage": NicStage(nic.get("stage", "Plugged"))})
+        for nic in values.get("nics", ())
+    )
     display = values.get("display")
     return Definition(**{**values, "disks": disks, "display": DisplayType(display) if display else None, "nics": nics})
 

@@ -9,11 +9,13 @@ from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu import suspension
-from virtplane_drivers.hypervisor.qemu.definition import Definition
+from virtplane_drivers.hypervisor.qemu.definition import Definition, NicStage
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN, FollowedMachine
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
-from virtplane_drivers.hypervisor.qemu.record import Intent
+from virtplane_drivers.hypervisor.qemu.record import Intent, Record
 from virtplane_drivers.hypervisor.qemu.run import Run
+
+PLUGGED = NicStage.PLUGGED
 
 
 class SuspendableMachine(FollowedMachine):
@@ -34,6 +36,8 @@ class SuspendableMachine(FollowedMachine):
         if record.intent is not Intent.RUNNING:
             self._wake.set()
             return
+        record = await self._with_settled_nics(run)
+        assert record.running is not None  # noqa: S101  # looked at above
         try:
             file = await in_thread(suspension.memory_file, record.running, record.uid, record.incarnation, self.folder)
             # An older one must not be taken for the one being written, should we be killed before that is whole.
@@ -49,6 +53,13 @@ class SuspendableMachine(FollowedMachine):
             self._suspend_failure = str(error)
             await self._abandon_suspension()
         self._wake.set()
+
+    async def _with_settled_nics(self, run: Run) -> Record:
+        """What wakes must have the very adapters that the memory speaks of: a held guest lets none go."""
+        if self.record.running is not None and any(nic.stage is not PLUGGED for nic in self.record.running.nics):
+            await run.command("stop")
+            await self._settle_nics(run)
+        return self.record
 
     def _not_suspended(self, why: str) -> Unavailable:
         return Unavailable(f"its memory cannot be written: {why}", reason=Reason.SUSPEND_FAILED, retry_after_s=30.0)

@@ -171,9 +171,10 @@ class LinuxNetworks(NetworkDriver):
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)
-            await links.apply_router(path, network)
             network = await self._with_held_ports(path, network)
+            limits = await links.apply_router(path, network)
             transit, findings = await self._uplinks.apply(path, network)
+            findings = [*findings, *limits]
             host_addresses = await self._addresses_of_host()
             await self._router_rules.apply(path, network, transit, host_addresses, self._firewalls.way)
             await self._firewalls.take_effect(path, network)

@@ -19,20 +19,24 @@ from virtplane_drivers.network.contract import Network, Subnet
 from virtplane_drivers.network.linux.dnsmasq.configuration import own_addresses
 from virtplane_drivers.network.linux.names import BRIDGE, router_mac, tap_name
 from virtplane_drivers.network.linux.namespace import in_namespace
+from virtplane_drivers.network.linux.shaping import apply_limits
+from virtplane_drivers.network.linux.values import Finding
 
 _BRIDGED_TO_INET = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 TAP = "tun"
 """What the kernel calls the kind of a tap."""
 
 
-async def apply_router(path: Path, network: Network) -> None:
+async def apply_router(path: Path, network: Network) -> list[Finding]:
     """Make loopback, bridge, its addresses and routes, settings and taps so. What is so already is not touched.
+
+    A limit that this kernel cannot keep is a finding: guests are not kept from each other by it.
 
     Raises:
         Unavailable: the kernel refused something (NetworkError), which the message names.
     """
     try:
-        await in_namespace(path, _apply, network)
+        return await in_namespace(path, _apply, network)
     except OSError as error:
         message = f"the router of {network.namespace}/{network.name} could not be set up: {error}"
         raise Unavailable(message, reason=Reason.NETWORK_ERROR) from error
@@ -149,7 +153,7 @@ def _interface(subnet: Subnet) -> IPv4Interface | IPv6Interface:
     return ip_interface(f"{subnet.gateway}/{subnet.cidr.prefixlen}")
 
 
-def _apply(network: Network) -> None:
+def _apply(network: Network) -> list[Finding]:
     with NetworkStack(netns.OF_THREAD) as stack:
         apply_sysctls(stack, router_sysctls(network))
         links = stack.links()
@@ -164,6 +168,11 @@ def _apply(network: Network) -> None:
         if not bridge.up:
             stack.change_link(bridge, state="up")
         apply_routes(stack, bridge, stack.routes(), _routes(network, bridge))
+        try:
+            apply_limits(stack, network.ports, network.mtu, links)
+        except OSError as error:
+            return [Finding(Reason.NETWORK_ERROR, f"bandwidth of ports is not limited: {error}")]
+    return []
 
 
 def _bridge(stack: NetworkStack, network: Network, found: Link | None) -> Link:

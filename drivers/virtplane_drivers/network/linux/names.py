@@ -38,6 +38,11 @@ def tap_name(port: Port) -> str:
     return f"t{_digest('/'.join(port.key))}"
 
 
+def ifb_name(port: Port) -> str:
+    """In the router namespace: what limits all that comes from the port's tap."""
+    return f"i{_digest('/'.join(port.key))}"
+
+
 def tap_alias(port: Port) -> str:
     """Of a port's tap, for people and for `inventory`."""
     return f"{_ALIAS}/{port.machine_uid}/{port.interface}"

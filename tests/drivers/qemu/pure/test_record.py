@@ -53,11 +53,18 @@ FULL = Record(
     shut_down_asked_at=datetime(2026, 11, 24, 11, tzinfo=UTC),
     last_exit=Exit(ExitReason.GUEST_SHUTDOWN, datetime(2026, 11, 23, 10, tzinfo=UTC), "shut down"),
 )
-WITHOUT_NICS = replace(FULL, definition=definition(disk("root"), cdrom("tools", boot_order=1), display=DisplayType.VGA))
+assert FULL.definition is not None
+assert FULL.running is not None
+WITHOUT_PORTS = replace(
+    FULL,
+    definition=replace(FULL.definition, nic_ports=False),
+    running=replace(FULL.running, nic_ports=False),
+)
+WITHOUT_NICS = replace(WITHOUT_PORTS, definition=replace(FULL.definition, nic_ports=False, nics=()))
 OLD = replace(
     FULL,
-    definition=replace(definition(disk("root"), cdrom("tools", boot_order=1)), guest_agent=False),
-    running=replace(definition(disk("root")), guest_agent=False),
+    definition=replace(definition(disk("root"), cdrom("tools", boot_order=1)), guest_agent=False, nic_ports=False),
+    running=replace(definition(disk("root")), guest_agent=False, nic_ports=False),
 )
 """A machine of before: it wakes on exactly the devices that it had."""
 
@@ -106,6 +113,13 @@ FORMAT_4: dict[str, Any] = FORMAT_3 | {
     "format": 4,
     "definition": FORMAT_3["definition"] | {"nics": [LAN_4, USER_4]},
     "running": FORMAT_3["running"] | {"nics": []},
+}
+"""Of `WITHOUT_PORTS`, as it was written before NICs came and went while their machine runs."""
+NIC_5 = {"link_up": True, "stage": "Plugged"}
+FORMAT_5: dict[str, Any] = FORMAT_4 | {
+    "format": 5,
+    "definition": FORMAT_4["definition"] | {"nics": [LAN_4 | NIC_5, USER_4 | NIC_5], "nic_ports": True},
+    "running": FORMAT_4["running"] | {"nic_ports": True},
 }
 """Of `FULL`, as it is written now."""
 
@@ -246,8 +260,8 @@ def test_a_folder_in_the_place_of_a_record_is_moved_aside(records: Records) -> N
 
 @pytest.mark.parametrize(
     ("written", "expected"),
-    [(FORMAT_1, OLD), (FORMAT_2, OLD), (FORMAT_3, WITHOUT_NICS), (FORMAT_4, FULL)],
-    ids=["1", "2", "3", "4"],
+    [(FORMAT_1, OLD), (FORMAT_2, OLD), (FORMAT_3, WITHOUT_NICS), (FORMAT_4, WITHOUT_PORTS), (FORMAT_5, FULL)],
+    ids=["1", "2", "3", "4", "5"],
 )
 def test_a_record_of_an_earlier_format_is_read(records: Records, written: dict[str, Any], expected: Record) -> None:
     """An agent that is upgraded finds what the one before it wrote; the guests must not notice."""
@@ -258,7 +272,7 @@ def test_a_record_of_an_earlier_format_is_read(records: Records, written: dict[s
 
 def test_the_present_format_is_as_it_was_last_kept(records: Records) -> None:
     """A change of what is written needs another number, or the version before would misread it."""
-    assert as_json(FULL, records) == FORMAT_4
+    assert as_json(FULL, records) == FORMAT_5
 
 
 @pytest.mark.parametrize("version", [0, str(FORMAT), None])

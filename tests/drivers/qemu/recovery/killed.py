@@ -45,6 +45,10 @@ async def suspend(driver: QemuDriver, uid: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def change_nics(driver: QemuDriver, uid: str) -> None:
+    await driver.change_nics(uid)
+
+
 async def power_off(driver: QemuDriver, uid: str) -> None:
     await driver.power_off(uid)
 
@@ -54,7 +58,7 @@ async def destroy(driver: QemuDriver, uid: str) -> None:
 
 
 VERBS: dict[str, Callable[[QemuDriver, str], Awaitable[None]]] = {
-    verb.__name__: verb for verb in (start, shut_down, restart, suspend, power_off, destroy)
+    verb.__name__: verb for verb in (start, shut_down, restart, suspend, change_nics, power_off, destroy)
 }
 
 

@@ -68,7 +68,7 @@ async def test_the_next_driver_finds_one_machine_and_finishes(host: QemuHost, la
     fatal, points = 1, 0
     while True:
         boots = await _brought_to(host, desired, case.before)
-        status = await _killed(host, case.verb, desired.uid, fatal)
+        status = await killed(host, case.verb, desired.uid, fatal)
         assert len(guest_processes(host.folder)) <= 1
         _taps_are_held(host, lan)
         async with host.open() as driver:
@@ -95,7 +95,7 @@ def _taps_are_held(host: QemuHost, lan: Lan | None) -> None:
         eventually(lambda: len(lan.taps()) == len(guest_processes(host.folder)), interval_s=0.01)
 
 
-async def _killed(host: QemuHost, verb: str, uid: str, fatal: int) -> int:
+async def killed(host: QemuHost, verb: str, uid: str, fatal: int) -> int:
     argv = [sys.executable, "-m", "tests.drivers.qemu.recovery.killed", str(host.folder), verb, uid, str(fatal)]
     process = await asyncio.create_subprocess_exec(*argv)
     return await process.wait()

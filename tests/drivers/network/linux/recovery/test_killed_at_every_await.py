@@ -102,6 +102,18 @@ async def test_a_change_is_gone_on_with_and_a_running_guest_does_not_notice(driv
     await seen_without(driven)
 
 
+async def test_a_namespace_that_was_never_mounted_is_known_and_goes(driven: Driven) -> None:
+    """Killed between its file and the mount: that happens in a thread, where no await is."""
+    await seen_after(driven, after(driven.uid))
+    nothing = await seen_without(driven)
+    driven.router.touch()
+    async with driven.open() as driver:
+        assert driven.uid in await driver.inventory()
+        assert (await driver.observe(driven.uid)).state is None
+        await driver.remove(driven.uid)
+    assert driven.differs(nothing) == []
+
+
 def joined(driven: Driven) -> Namespace:
     """Stands in for the guest of the port that stays, and has looked up its neighbours."""
     addresses = [f"{address}/{24 if address.version == 4 else 64}" for address in STAYS.addresses]

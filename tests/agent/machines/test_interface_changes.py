@@ -1,0 +1,242 @@
+"""Interfaces that come, go, move and change while their machine runs, and whose their addresses are meanwhile."""
+
+from typing import Any
+
+import pytest
+
+from tests.agent.machines.agent_in_memory import AgentInMemory
+from tests.agent.objects import conditions, network, placed_interface, vm
+from virtplane_agent.networks.serving import NetworkKey
+from virtplane_api.kube.resources import Object
+from virtplane_api.reasons import Reason
+from virtplane_drivers.errors import Refused, Unavailable
+from virtplane_drivers.hypervisor.contract import CAPABILITIES, CanPlugNics
+
+LAN, DMZ = network(), network("dmz", ipv4={"cidr": "10.30.0.0/24"})
+ETH0 = placed_interface("eth0", LAN, "10.20.0.9")
+ETH1 = placed_interface("eth1", DMZ, "10.30.0.9", mac="52:54:00:00:00:02")
+MOVED = placed_interface("eth0", DMZ, "10.30.0.9")
+
+
+@pytest.fixture
+async def uid(agent: AgentInMemory) -> str:
+    """A machine that runs with one interface."""
+    agent.given_network(LAN)
+    agent.given_network(DMZ)
+    uid = agent.given(vm(interfaces=[ETH0]))
+    await agent.look(uid)
+    agent.hypervisor.verbs_since()
+    agent.enqueued_networks.clear()
+    return uid
+
+
+async def placed_anew(agent: AgentInMemory, *interfaces: Object, token: int = 2, **spec: Any) -> None:
+    """The operator's next placement; what the agent reported stays."""
+    status = await agent.status()
+    del status["placement"]
+    agent.given(vm(interfaces=interfaces, token=token, status=status, **spec))
+
+
+def has(agent: AgentInMemory, uid: str) -> list[tuple[str, object]]:
+    """What the guest has, and in which network."""
+    return [(nic.name, getattr(nic.attachment, "network_uid", "")) for nic in agent.world.machines[uid].running_nics]
+
+
+async def ports(agent: AgentInMemory, network_uid: str) -> set[str]:
+    """Names of the interfaces that the network serves, once it was looked at."""
+    await agent.networks.reconcile(NetworkKey("fake", network_uid))
+    return {name for _uid, name in (await agent.fake_networks.observe(network_uid)).ports}
+
+
+async def reported(agent: AgentInMemory) -> list[Object]:
+    rows: list[Object] = (await agent.status()).get("interfaces", [])
+    return rows
+
+
+def pending(status: Object) -> list[str]:
+    return [row["field"] for row in status.get("pendingChanges", ())]
+
+
+def test_it_is_a_capability() -> None:
+    assert CAPABILITIES["HotplugInterfaces"] is CanPlugNics
+
+
+async def test_an_interface_is_plugged_on_a_network_that_serves_it_already(agent: AgentInMemory, uid: str) -> None:
+    await placed_anew(agent, ETH0, ETH1)
+    await agent.look(uid)
+    assert agent.hypervisor.verbs_since() == ["define", "change_nics"]
+    assert has(agent, uid) == [("eth0", "lan-uid"), ("eth1", "dmz-uid")]
+    assert await ports(agent, "dmz-uid") == {"eth1"}
+    status = await agent.status()
+    assert (status["interfaces"], pending(status)) == ([ETH0, ETH1], [])
+    assert conditions({"status": status})["Ready"] == ("True", "Running")
+    await agent.look(uid)
+    assert agent.hypervisor.verbs_since() == []
+
+
+async def test_an_interface_that_cannot_be_served_yet_is_not_plugged_and_says_why(
+    agent: AgentInMemory, uid: str
+) -> None:
+    agent.fake_networks.faults.refuse("apply", Unavailable("no bridge today", reason=Reason.NETWORK_ERROR), times=2)
+    await placed_anew(agent, ETH0, ETH1)
+    await agent.look(uid)
+    assert agent.hypervisor.verbs_since() == []
+    status = await agent.status()
+    assert conditions({"status": status})["Ready"] == ("False", "NetworkError")
+    assert status["interfaces"] == [ETH0]
+    await agent.look(uid)
+    await agent.look(uid)
+    assert has(agent, uid) == [("eth0", "lan-uid"), ("eth1", "dmz-uid")]
+
+
+@pytest.mark.parametrize(("now", "left"), [([], []), ([MOVED], [("eth0", "dmz-uid")])], ids=["removed", "moved"])
+async def test_what_is_given_up_is_unplugged_then_reported_and_its_network_goes_last(
+    agent: AgentInMemory, uid: str, now: list[Object], left: list[tuple[str, object]]
+) -> None:
+    await placed_anew(agent, *now)
+    assert await ports(agent, "lan-uid") == {"eth0"}
+    assert await reported(agent) == [ETH0]
+    await agent.look(uid)
+    assert has(agent, uid) == left
+    assert await reported(agent) == now
+    assert NetworkKey("fake", "lan-uid") in agent.enqueued_networks
+    assert await ports(agent, "lan-uid") == set()
+
+
+@pytest.mark.parametrize("now", [[], [MOVED]], ids=["removed", "moved"])
+async def test_a_guest_that_keeps_an_interface_keeps_its_address_and_is_asked_again(
+    agent: AgentInMemory, uid: str, now: list[Object]
+) -> None:
+    agent.hypervisor.faults.keeps_nics = True
+    await placed_anew(agent, *now)
+    called = await agent.verbs_by_second(uid, seconds=40)
+    assert called == {0: ["define", "change_nics"], 30: ["change_nics"]}
+    status = await agent.status()
+    assert (status["interfaces"], pending(status)) == ([*now, ETH0], ["spec.interfaces[eth0]"])
+    assert await ports(agent, "lan-uid") == {"eth0"}
+    agent.restart()
+    assert await ports(agent, "lan-uid") == {"eth0"}
+    agent.hypervisor.faults.keeps_nics = False
+    await agent.look(uid)
+    status = await agent.status()
+    assert (status.get("interfaces", []), pending(status)) == (now, [])
+    assert await ports(agent, "lan-uid") == set()
+
+
+async def test_another_machine_waits_for_an_address_that_a_guest_still_has(agent: AgentInMemory, uid: str) -> None:
+    """An operator that was started meanwhile may have given it away."""
+    agent.hypervisor.faults.keeps_nics = True
+    await placed_anew(agent)
+    await agent.look(uid)
+    heir = agent.given(vm("db", uid="vm-2", interfaces=[ETH0]))
+    await agent.look(heir)
+    assert conditions({"status": await agent.status("db")})["Ready"] == ("False", "AddressInUse")
+    agent.hypervisor.faults.keeps_nics = False
+    agent.clock.advance(60)
+    await agent.look(uid)
+    await agent.look(heir)
+    assert conditions({"status": await agent.status("db")})["Ready"] == ("True", "Running")
+
+
+async def test_a_suspended_machine_holds_what_it_wakes_with(agent: AgentInMemory, uid: str) -> None:
+    await placed_anew(agent, ETH0, power_state="Suspended", token=1)
+    await agent.look(uid)
+    await agent.look(uid)
+    await placed_anew(agent, power_state="Suspended")
+    await agent.look(uid)
+    assert await reported(agent) == [ETH0]
+    assert await ports(agent, "lan-uid") == {"eth0"}
+    await placed_anew(agent)
+    await agent.look(uid)
+    assert has(agent, uid) == [("eth0", "lan-uid")]
+    assert await reported(agent) == [ETH0]
+    await agent.look(uid)
+    assert (has(agent, uid), await reported(agent)) == ([], [])
+
+
+async def test_a_machine_that_stops_gives_up_all_that_it_was_to_give_up(agent: AgentInMemory, uid: str) -> None:
+    agent.hypervisor.faults.keeps_nics = True
+    await placed_anew(agent)
+    await agent.look(uid)
+    assert await reported(agent) == [ETH0]
+    await placed_anew(agent, power_state="Stopped", terminationGracePeriodSeconds=0)
+    await agent.look(uid)
+    assert await reported(agent) == []
+
+
+async def test_a_cable_is_pulled_at_once_under_the_same_placement(agent: AgentInMemory, uid: str) -> None:
+    for link_state, link_up in (("Down", False), ("Up", True)):
+        await as_spec(agent, ETH0, linkState=link_state)
+        await agent.look(uid)
+        assert agent.hypervisor.verbs_since() == ["define", "change_nics"]
+        assert [nic.link_up for nic in agent.world.machines[uid].running_nics] == [link_up]
+
+
+async def test_another_model_waits_for_a_restart(agent: AgentInMemory, uid: str) -> None:
+    await as_spec(agent, ETH0, model="e1000e")
+    await agent.look(uid)
+    assert agent.hypervisor.verbs_since() == ["define"]
+    status = await agent.status()
+    assert pending(status) == ["spec.interfaces[eth0]"]
+    assert conditions({"status": status})["Ready"] == ("True", "Running")
+
+
+async def as_spec(agent: AgentInMemory, placed: Object, **changes: Any) -> None:
+    """The user changed the one interface; nothing is to be claimed for it."""
+    machine = vm(
+        interfaces=[placed], status={key: one for key, one in (await agent.status()).items() if key != "placement"}
+    )
+    machine["spec"]["interfaces"][0] |= changes
+    agent.given(machine)
+
+
+async def test_a_limit_is_told_to_the_network_when_it_changes_and_when_a_port_is_joined(
+    agent: AgentInMemory, uid: str
+) -> None:
+    await as_spec(agent, ETH0, bandwidth={"ingress": "10M"})
+    assert agent.enqueued_networks == [NetworkKey("fake", "lan-uid")]
+    await agent.look(uid)
+    assert agent.hypervisor.verbs_since() == []
+    agent.enqueued_networks.clear()
+    agent.world.crash(uid)
+    await agent.look(uid)
+    assert agent.enqueued_networks == [NetworkKey("fake", "lan-uid")]
+
+
+@pytest.mark.parametrize(
+    ("placed", "ready"),
+    [
+        (None, ("False", "InterfacesChanging")),
+        (("True", "Placed"), ("False", "InterfacesChanging")),
+        (("True", "AddressInUse"), ("False", "AddressInUse")),
+    ],
+    ids=["nobody has looked", "not taken up", "cannot be had"],
+)
+async def test_a_machine_whose_interfaces_are_not_those_of_its_placement_is_not_ready(
+    agent: AgentInMemory, uid: str, placed: tuple[str, str] | None, ready: tuple[str, str]
+) -> None:
+    status = await agent.status()
+    del status["placement"]
+    if placed is not None:
+        condition = {"type": "Placed", "status": placed[0], "reason": placed[1], "message": "as the operator says"}
+        status["conditions"] = [*status["conditions"], condition]
+    machine = vm(interfaces=[ETH0], status=status)
+    machine["spec"]["interfaces"].append({"name": "eth1", "networkName": "dmz"})
+    agent.given(machine)
+    await agent.look(uid)
+    agent.clock.advance(2)
+    await agent.look(uid)
+    assert conditions({"status": await agent.status()})["Ready"] == ready
+    assert agent.hypervisor.verbs_since() == []
+
+
+async def test_what_the_hypervisor_refuses_is_said_and_the_guest_runs_on(agent: AgentInMemory, uid: str) -> None:
+    agent.hypervisor.faults.refuse("define", Refused("at most one", reason=Reason.TOO_MANY_NICS))
+    await placed_anew(agent, ETH0, ETH1)
+    await agent.look(uid)
+    assert conditions({"status": await agent.status()})["Ready"] == ("False", "TooManyNics")
+    agent.hypervisor.faults.refuse("change_nics", Unavailable("not now", reason=Reason.NETWORK_NOT_READY))
+    await agent.look(uid)
+    assert conditions({"status": await agent.status()})["Ready"] == ("False", "NetworkNotReady")
+    await agent.look(uid)
+    assert conditions({"status": await agent.status()})["Ready"] == ("True", "Running")
