@@ -5,17 +5,15 @@ under emulation hides what a packet costs.
 """
 
 import os
-import socket
 import statistics
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network, ip_address, ip_network
-from pathlib import Path
 
+from tests.bench.network.throughput import in_router, over_tunnels
 from tests.drivers.network.hosts import reachable_folder
-from tests.drivers.network.linux.host import Host, Namespace, new_host
+from tests.drivers.network.linux.host import Host, new_host
 from tests.operator.networks.measure_claims import measure as measure_claims
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import TapAttachment
@@ -23,19 +21,16 @@ from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.contract import Network, Port, Subnet
 from virtplane_drivers.network.linux.driver import LinuxNetworks
-from virtplane_drivers.network.linux.names import namespace_path, tap_name
-from virtplane_drivers.network.linux.rules import RouterRules
+from virtplane_drivers.network.linux.names import namespace_path
 
 GOALS = {
     "network.rules_ratio": ">= 0.9",
+    "network.firewall_ratio": ">= 0.8",
+    "network.overlay_ratio": ">= 0.9",
     "network.claims_10k_s": "< 1",
 }
 PORTS = 1_000
-PAIRS = 7
 ROUNDS = 7
-_TRANSFER_S = 0.5
-_CHUNK = bytes(1 << 18)
-_SERVER_PORT = 5001
 _UID = "bench-network"
 _ETHERTYPE = b"\x80\x35"
 """RARP, which a machine may send of itself."""
@@ -50,9 +45,9 @@ async def figures() -> dict[str, float]:
         await driver.apply(_network(PORTS))
         found["network.change_ms"] = await _change_ms(driver)
         found["network.attach_ms"] = await _attach_ms(driver)
-        found |= await _throughput(host, namespace_path(host.folder / "run", _UID))
+        found |= await in_router(host, namespace_path(host.folder / "run", _UID), _network(PORTS))
         await driver.remove(_UID)
-    return found
+    return found | await over_tunnels()
 
 
 @asynccontextmanager
@@ -131,45 +126,3 @@ def _attach(attachment: TapAttachment, mac: str, heard: int) -> float:
                 time.sleep(0.0001)
     finally:
         os.close(tap)
-
-
-async def _throughput(host: Host, router: Path) -> dict[str, float]:
-    """Between two guests of a bridge: with anti-spoofing of a thousand, beside none at all, pair by pair."""
-    rules, network = RouterRules(), _network(PORTS)
-    guests = [
-        host.guest(router, port.mac, f"{port.addresses[0]}/16", port=tap_name(port)) for port in network.ports[20:22]
-    ]
-    server = str(network.ports[21].addresses[0])
-    ratios = []
-    for number in range(PAIRS):
-        rates: dict[bool, float] = {}
-        for with_rules in (True, False) if number % 2 else (False, True):
-            Namespace(router).run("nft", "flush", "ruleset")
-            if with_rules:
-                await rules.apply(router, network, None, [])
-            rates[with_rules] = await in_thread(_bytes_per_s, guests[0], guests[1], server)
-        ratios.append(rates[True] / rates[False])
-    return {"network.rules_ratio": statistics.median(ratios), "network.rules_ratio_min": min(ratios)}
-
-
-def _bytes_per_s(client: Namespace, server: Namespace, address: str) -> float:
-    with server.inside(lambda: socket.create_server((address, _SERVER_PORT))) as listener:
-        received = 0
-
-        def receive() -> None:
-            nonlocal received
-            connection, _ = listener.accept()
-            buffer = bytearray(len(_CHUNK))
-            with connection:
-                while count := connection.recv_into(buffer):
-                    received += count
-
-        receiving = threading.Thread(target=receive)
-        receiving.start()
-        with client.inside(lambda: socket.create_connection((address, _SERVER_PORT), timeout=10)) as sender:
-            begun = time.perf_counter()
-            while time.perf_counter() - begun < _TRANSFER_S:
-                sender.sendall(_CHUNK)
-            took_s = time.perf_counter() - begun
-        receiving.join()
-    return received / took_s

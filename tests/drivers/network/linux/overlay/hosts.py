@@ -71,7 +71,7 @@ class OverlayHost:
         return guest
 
 
-def new_driver(host: OverlayHost) -> LinuxNetworks:
+def new_driver(host: OverlayHost, *, check_every_s: float = 0.2) -> LinuxNetworks:
     """Of what is on the host now, not entered yet."""
     return LinuxNetworks(
         host.folder / "state",
@@ -79,12 +79,14 @@ def new_driver(host: OverlayHost) -> LinuxNetworks:
         transit_cidr=TRANSIT_CIDR,
         host_namespace=host.machine.path,
         underlay_address=host.address,
-        check_every_s=0.2,
+        check_every_s=check_every_s,
     )
 
 
 @asynccontextmanager
-async def hosts(count: int, *, version: int = 4, link_mtu: int = 1500) -> AsyncIterator[list[OverlayHost]]:
+async def hosts(
+    count: int, *, version: int = 4, link_mtu: int = 1500, check_every_s: float = 0.2
+) -> AsyncIterator[list[OverlayHost]]:
     """Nothing of them is left at the end."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(reachable_folder())
@@ -102,7 +104,7 @@ async def hosts(count: int, *, version: int = 4, link_mtu: int = 1500) -> AsyncI
             machine.ip("address", "add", f"{underlay(number)}/24", "dev", "eth1")
             machine.ip("address", "add", f"{underlay(number, 6)}/64", "dev", "eth1", "nodad")
             host = OverlayHost(number, machine, folder / str(number), underlay(number, version), new_namespace)
-            driver = host.driver = new_driver(host)
+            driver = host.driver = new_driver(host, check_every_s=check_every_s)
             await stack.enter_async_context(driver)
             stack.push_async_callback(_removed, driver)
             made.append(host)
