@@ -1,9 +1,12 @@
 """The kinds on a real API server."""
 
+from collections.abc import Iterator
+
 import pytest
 import yaml
 
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.namespaces import nobody_serves
 from tests.cluster.waiting import eventually
 from virtplane_api.crdgen import crd
 from virtplane_api.models import RESOURCES
@@ -18,3 +21,10 @@ def server(control_plane: ControlPlane) -> ControlPlane:
     # Discovery learns new kinds a moment after they are established.
     eventually(lambda: "vpvm" in control_plane.kubectl("api-resources", "--api-group=virtplane.dev"))
     return control_plane
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane, namespace: str) -> Iterator[str]:
+    """Without an operator: what the chart puts on new objects, if it was installed before, is taken off them."""
+    yield namespace
+    nobody_serves(control_plane, namespace)

@@ -42,10 +42,22 @@ def _end_objects(control_plane: ControlPlane, namespace: str) -> None:
         time.sleep(0.1)
     for path, item in left:
         warnings.warn(f"{path} kept its finalizers {item['metadata'].get('finalizers')}; dropped", stacklevel=2)
-        with contextlib.suppress(ApiError):  # it may end in this moment
-            control_plane.request(
-                "PATCH", path, {"metadata": {"finalizers": None}}, content_type="application/merge-patch+json"
-            )
+        _drop_finalizers(control_plane, path)
+
+
+def nobody_serves(control_plane: ControlPlane, namespace: str) -> None:
+    """Take the finalizers off all of Virtplane's objects in it: there is no operator, and they stand for nothing."""
+    for kind in _namespaced_kinds(control_plane):
+        for path, item in _items(control_plane, namespace, kind):
+            if item["metadata"].get("finalizers"):
+                _drop_finalizers(control_plane, path)
+
+
+def _drop_finalizers(control_plane: ControlPlane, path: str) -> None:
+    with contextlib.suppress(ApiError):  # it may end in this moment
+        control_plane.request(
+            "PATCH", path, {"metadata": {"finalizers": None}}, content_type="application/merge-patch+json"
+        )
 
 
 def _namespaced_kinds(control_plane: ControlPlane) -> list[str]:

@@ -24,7 +24,7 @@ from virtplane_agent.networks.turns import Turns
 from virtplane_agent.placed import Placed
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.informer import Informer
-from virtplane_api.kube.resources import Object, uid_of
+from virtplane_api.kube.resources import Key, Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import NetworkMode
@@ -62,6 +62,8 @@ class Networks:
         self._enqueue = enqueue
         self._on_change = on_change
         self._turns: Turns[NetworkKey] = Turns(self._pass)
+        self._keys: dict[str, Key] = {}
+        """By UID: where a network was found last."""
         self._seen: dict[NetworkKey, ObservedNetwork] = {}
         self._used: dict[str, tuple[tuple[NetworkKey, Port], ...]] = {}
         """By machine: its ports when it last changed, and what they are of."""
@@ -131,7 +133,17 @@ class Networks:
 
     def object(self, network_uid: str) -> Object | None:
         """The VirtualNetwork of that UID."""
-        return next((one for one in self._networks.objects.values() if uid_of(one) == network_uid), None)
+        key = self._keys.get(network_uid)
+        known = self._networks.objects.get(key) if key is not None else None
+        if known is not None and uid_of(known) == network_uid:
+            return known
+        # Once for each: a cluster may have thousands, and each pass over a machine asks for its own.
+        for key, network in self._networks.objects.items():
+            if uid_of(network) == network_uid:
+                self._keys[network_uid] = key
+                return network
+        self._keys.pop(network_uid, None)
+        return None
 
     def value(self, key: NetworkKey) -> Network | None:
         """The network as it is to be now; None when there is no such VirtualNetwork (any more).

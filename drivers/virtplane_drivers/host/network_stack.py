@@ -34,6 +34,8 @@ _SYSCTLS = Path("/proc/sys")
 _UP = 1
 _PERMANENT, _NO_DUPLICATE_DETECTION = 0x80, 0x02
 _UNICAST = 1
+_EVERY_FAMILY = 255
+"""Of AF_UNSPEC the kernel tells IPv4's alone."""
 _TBF = "tbf"
 _BUCKET_HANDLE = 0x10000
 _INGRESS = 0xFFFF0000
@@ -140,7 +142,8 @@ class NetworkStack:
         """Those to elsewhere, of all tables; one with several ways is here once for each."""
         return [
             route
-            for message in self._netlink.get_routes()
+            # The type is looked at by the kernel already: for each address it has two to four routes of its own.
+            for message in self._netlink.route("dump", family=_EVERY_FAMILY, type=_UNICAST)
             if message["type"] == _UNICAST and message.get_attr("RTA_TABLE") != LOCAL_TABLE
             for route in _routes(message)
         ]

@@ -10,6 +10,7 @@ import pytest
 from tests.agent.machines.agent_in_memory import AgentInMemory
 from tests.agent.objects import network, placed_interface, vm
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.namespaces import nobody_serves
 from virtplane_agent.networks.desired import remote_machines
 from virtplane_agent.networks.neighbours import Neighbours, as_neighbour, rows_of
 from virtplane_api.kube.client import KubeClient
@@ -43,7 +44,6 @@ class Cluster:
     def __init__(self, server: ControlPlane, client: KubeClient, namespace: str) -> None:
         self.server, self.namespace = server, namespace
         self.changed: list[str] = []
-        self.made: list[str] = []
         self.neighbours = Neighbours(client, self.changed.append)
 
     def put(self, name: str, *addresses: str) -> str:
@@ -59,7 +59,6 @@ class Cluster:
         row = placed_interface("lan", network("wide"), *addresses)
         place = {"hypervisor": "host-b-qemu", "agentName": "host-b", "token": 1}
         self.patch(name, placement=place | {"interfaces": [row]})
-        self.made.append(name)
         return str(self.get(name)["metadata"]["uid"])
 
     def patch(self, name: str, **status: Any) -> None:
@@ -69,14 +68,6 @@ class Cluster:
     def get(self, name: str) -> Object:
         found: Object = json.loads(self.server.request("GET", VIRTUAL_MACHINES.path(self.namespace, name)))
         return found
-
-    def end(self) -> None:
-        """No operator takes the finalizers off."""
-        for name in self.made:
-            body = {"metadata": {"finalizers": None}}
-            path = VIRTUAL_MACHINES.path(self.namespace, name)
-            self.server.request("DELETE", path)
-            self.server.request("PATCH", path, body, content_type=_MERGE)
 
     def names(self, *here: str) -> dict[str, tuple[str, ...]]:
         found = remote_machines(self.neighbours.machines(self.namespace), "wide-uid", here)
@@ -90,7 +81,7 @@ async def cluster(installed: ControlPlane, namespace: str) -> AsyncIterator[Clus
         one = Cluster(installed, client, namespace)
         yield one
         await one.neighbours.stop()
-        one.end()
+        nobody_serves(installed, namespace)
 
 
 async def becomes(condition: Callable[[], bool]) -> None:
@@ -99,7 +90,7 @@ async def becomes(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_as_neighbour_of_a_namespace_come_and_go(cluster: Cluster) -> None:
+async def test_machines_of_a_namespace_come_and_go(cluster: Cluster) -> None:
     first = cluster.put("first", "10.20.0.9")
     cluster.neighbours.watch({cluster.namespace})
     assert await cluster.neighbours.ready(cluster.namespace)

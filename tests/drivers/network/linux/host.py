@@ -163,7 +163,8 @@ class Host:
         for address in addresses:
             guest.ip("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
         for gateway in gateways:
-            guest.ip("-6" if ":" in gateway else "-4", "route", "add", "default", "via", gateway)
+            # A router's advertisement may have brought that of IPv6 already.
+            guest.ip("-6" if ":" in gateway else "-4", "route", "replace", "default", "via", gateway)
         return guest
 
 

@@ -67,7 +67,8 @@ class OverlayHost:
             length, nodad = (24, ()) if address.version == 4 else (64, ("nodad",))
             guest.ip("address", "add", f"{address}/{length}", "dev", "eth0", *nodad)
         guest.ip("-4", "route", "add", "default", "via", GATEWAY_IPV4)
-        guest.ip("-6", "route", "add", "default", "via", GATEWAY_IPV6)
+        # A router's advertisement may have brought it already.
+        guest.ip("-6", "route", "replace", "default", "via", GATEWAY_IPV6)
         return guest
 
 
