@@ -100,7 +100,8 @@ class Networks:
     def machine_joined(self, machine_uid: str) -> None:
         """A hypervisor has joined ports of a machine: what is told to a port that is there is told now."""
         for key, port in self._used.get(machine_uid, ()):
-            if port.bandwidth.is_limited:
+            network = self.object(key.uid)
+            if port.bandwidth.is_limited or (network is not None and is_overlay(network)):
                 self._enqueue(key)
 
     def network_changed(self, network_uid: str) -> None:

@@ -23,7 +23,14 @@ def with_held(before: Network, now: Network, ports: Iterable[Port]) -> Network:
     firewalls = tuple(one for one in before.firewalls if one.name in named - known)
     groups_known = {one.name for one in now.groups}
     groups_named = {name for one in firewalls for rule in one.rules for name in rule.groups}
-    groups = tuple(one for one in before.groups if one.name in groups_named - groups_known)
+    # Who was in a group may have given its address to another one since. Of machines elsewhere nobody knows that here.
+    had = {address: port.key for port in before.ports for address in port.addresses}
+    others = {address for port in now.ports for address in port.addresses if had.get(address, port.key) != port.key}
+    groups = tuple(
+        replace(one, addresses=tuple(address for address in one.addresses if address not in others))
+        for one in before.groups
+        if one.name in groups_named - groups_known
+    )
     return replace(
         now,
         ports=(*now.ports, *held),

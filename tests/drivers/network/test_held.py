@@ -70,3 +70,13 @@ def test_what_both_name_is_as_it_is_now() -> None:
     now = with_held(before, described, (walled,))
     assert {one.name for one in now.firewalls} == {"old", "new"}
     assert now.groups == (now_empty,)
+
+
+def test_who_was_let_in_is_let_in_still_but_not_who_has_that_one_s_address_now() -> None:
+    third = Port("vm-third", "third", "lan", "52:54:00:00:00:03", (ip_address("10.20.0.11"),))
+    walled, elsewhere = replace(OLD, firewall="old"), (ip_address("10.20.0.12"),)
+    peers = AddressGroup("peers", (*OTHER.addresses, *third.addresses, *elsewhere))
+    before = replace(network(walled, OTHER, third), firewalls=(behind("old", "peers"),), groups=(peers,))
+    heir = replace(third, machine_uid="vm-heir")
+    now = with_held(before, network(OTHER, heir), (walled,))
+    assert now.groups == (AddressGroup("peers", (*OTHER.addresses, *elsewhere)),)

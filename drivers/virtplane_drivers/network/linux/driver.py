@@ -12,11 +12,11 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
@@ -102,6 +102,8 @@ class LinuxNetworks(NetworkDriver):
         self._applied: dict[str, Applied] = {}
         self._settled: dict[str, Applied] = {}
         """Those after which no flow of what was before is left."""
+        self._unread: dict[str, Overlay] = {}
+        """Tunnels that were found without a record: until their network is applied nothing is taken from anybody."""
         self._findings: dict[str, list[Finding]] = {}
         self._host_addresses: frozenset[IpAddress] = frozenset()
         self._host_seen_at_s = -math.inf
@@ -120,6 +122,7 @@ class LinuxNetworks(NetworkDriver):
                 raise Unavailable(message, reason=Reason.NETWORK_ERROR) from error
             self._applied = self._records.read_all()
             self._settled = dict(self._applied)
+            self._unread = await self._tunnels_without_record()
             await self._firewalls.find_way()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
@@ -214,6 +217,7 @@ class LinuxNetworks(NetworkDriver):
             await self._name_servers.remove(uid)
             self._applied.pop(uid, None)
             self._settled.pop(uid, None)
+            self._unread.pop(uid, None)
             self._findings.pop(uid, None)
             await self._apply_host_rules()
             await self._uplinks.remove(uid)
@@ -245,10 +249,18 @@ class LinuxNetworks(NetworkDriver):
                 await self._host_rules.remove()
 
     def _overlays(self) -> list[Overlay]:
-        overlays = (applied.network.overlay for applied in self._applied.values())
+        overlays = [applied.network.overlay for applied in self._applied.values()]
+        overlays += [overlay for uid, overlay in self._unread.items() if uid not in self._applied]
         return [overlay for overlay in overlays if overlay is not None]
 
+    async def _tunnels_without_record(self) -> dict[str, Overlay]:
+        unread = (uid for uid in namespaces(self._runtime_folder) if uid not in self._applied)
+        found = {uid: await self._tunnels.found(namespace_path(self._runtime_folder, uid)) for uid in unread}
+        return {uid: overlay for uid, overlay in found.items() if overlay is not None}
+
     async def _announce(self, network: Network) -> None:
+        if network.overlay is None:
+            return
         path = namespace_path(self._runtime_folder, network.uid)
         await self._tunnels.announce(path, network, await links.ports_held(path))
 
@@ -291,14 +303,22 @@ class LinuxNetworks(NetworkDriver):
     async def _take_care(self) -> None:
         while True:
             await asyncio.sleep(self._check_every_s)
-            with contextlib.suppress(OSError, Unavailable):
-                is_routed = any(applied.transit is not None for applied in self._applied.values())
-                if (is_routed or self._overlays()) and not await self._host_rules.check():
-                    await self._apply_host_rules()
-                for applied in [one for one in self._applied.values() if one.network.overlay is not None]:
-                    await self._announce(applied.network)
-                if self._applied:
-                    await self._look_at_host()
+            # Each by itself: what one network has lost is no reason to leave the others alone.
+            await _if_it_can(self._repair_host_rules())
+            for applied in [one for one in self._applied.values() if one.network.overlay is not None]:
+                await _if_it_can(self._announce(applied.network))
+            if self._applied:
+                await _if_it_can(self._look_at_host())
+
+    async def _repair_host_rules(self) -> None:
+        is_routed = any(applied.transit is not None for applied in self._applied.values())
+        if (is_routed or self._overlays()) and not await self._host_rules.check():
+            await self._apply_host_rules()
+
+
+async def _if_it_can(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(OSError, Unavailable):
+        await work
 
 
 def addresses_of(network: Network) -> dict[IpAddress, tuple[str, str]]:

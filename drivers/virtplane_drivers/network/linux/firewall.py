@@ -13,6 +13,7 @@ from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.network.contract import IpAddress, Network
 from virtplane_drivers.network.linux.links import bridge_interfaces
 from virtplane_drivers.network.linux.namespace import in_namespace
+from virtplane_drivers.network.linux.rules.affected import EVERYBODY, affected
 from virtplane_drivers.network.linux.rules.conntrack import end_flows_unless
 from virtplane_drivers.network.linux.rules.firewall import Way
 from virtplane_drivers.network.linux.rules.judgement import Judge
@@ -69,9 +70,10 @@ class Firewalls:
             except OSError as error:
                 message = f"network {network.namespace}/{network.name} has a firewall: {error}"
                 raise Unavailable(message, reason=Reason.FIREWALL_NOT_POSSIBLE) from error
-            if before is None or may_end_flows(before, network):
+            changed = EVERYBODY if before is None else affected(before, network)
+            if changed is not None:
                 judge = Judge(network, router_addresses(network))
-                await in_namespace(path, end_flows_unless, judge.lets_through)
+                await in_namespace(path, end_flows_unless, judge.lets_through, changed)
         self._judged[network.uid] = network
 
     def forget(self, network_uid: str) -> None:
@@ -82,21 +84,6 @@ class Firewalls:
 def router_addresses(network: Network) -> tuple[IpAddress, ...]:
     """Under which guests ask the router."""
     return tuple(interface.ip for interface in bridge_interfaces(network))
-
-
-def may_end_flows(before: Network, now: Network) -> bool:
-    """Whether a flow that was let through may not be any more. A port more is no reason to look at all flows."""
-    if (before.groups, before.routes, before.subnets) != (now.groups, now.routes, now.subnets):
-        return True
-    had = {(port.key, port.addresses): port.firewall for port in before.ports}
-    rules_before, rules_now = ({one.name: one for one in network.firewalls} for network in (before, now))
-    for port in now.ports:
-        name = had.get((port.key, port.addresses))
-        if name is None and not port.addresses:
-            return True
-        if name is not None and (name != port.firewall or rules_before.get(name) != rules_now.get(name)):
-            return True
-    return False
 
 
 def _has_bridge_netfilter() -> bool:

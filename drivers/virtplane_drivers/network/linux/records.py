@@ -15,7 +15,9 @@ from virtplane_drivers.network.linux.values import Transit
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, 2)
+"""1: without firewalls, limits and tunnels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,6 @@ class Records:
 
 def _read(path: Path) -> Applied:
     file = _FILE.validate_json(path.read_bytes())
-    if file.format != FORMAT:
-        raise ValueError(f"format {file.format}, this version reads {FORMAT}")
+    if file.format not in _READ:
+        raise ValueError(f"format {file.format}, this version reads {' and '.join(map(str, _READ))}")
     return Applied(file.network, file.transit)

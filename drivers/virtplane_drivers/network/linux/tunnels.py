@@ -55,6 +55,14 @@ class Tunnels:
         """
         return await in_thread(self._apply, path, network)
 
+    async def found(self, path: Path) -> Overlay | None:
+        """What is there, without its peers: its number, and where it begins.
+
+        Raises:
+            OSError: the kernel does not say.
+        """
+        return await in_thread(_found, path)
+
     async def announce(self, path: Path, network: Network, joined: Collection[str]) -> None:
         """Tell the peers which machines are here: those whose tap has joined, each once.
 
@@ -150,6 +158,15 @@ class _TunnelStack(NetworkStack):
         except FileNotFoundError:  # what was learnt ends by itself
             if verb != "del":
                 raise
+
+
+def _found(path: Path) -> Overlay | None:
+    with _TunnelStack(path) as router:
+        link = router.link(TUNNEL)
+        number, local, port = (link is not None and router.shape(link)) or (None, None, None)
+    if number is None or local is None or port is None:
+        return None
+    return Overlay(number, ip_address(local), udp_port=port)
 
 
 def _reached(overlay: Overlay) -> set[IpAddress]:

@@ -14,7 +14,13 @@ the way, and those leave a mark; a kernel whose family bridge knows `ct` itself 
     inet    forward      BRIDGED: accepted, nothing is routed      (with br_netfilter)
     bridge  input        to the router, or routed                  its services, then egress of the tap
     inet    output       from the router itself: mark PASSES
+    inet    forward      from outside, to an address of a port     ingress of that port
     bridge  postrouting  to a port, from wherever                  ingress of the tap that it goes to
+
+A packet that is dropped is to leave no flow behind: the answer to it would pass as established. What is routed is known
+as a flow before it meets the bridge, so it is asked for by the address that it goes to; and what is bridged to an
+address that a port has goes out by that port, or nowhere. Of addresses that nobody claimed neither can be told: there
+two who are in league may begin a flow from the side that no rule stops.
 
 Anti-spoofing is in front of it all. ARP, neighbour discovery and MLD pass whatever the rules say: else no flow would.
 """
@@ -25,9 +31,10 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, FirewallProtocol
-from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, IpAddress, IpNetwork, Network
+from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, IpAddress, IpNetwork, Network, Port
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
+from virtplane_drivers.network.linux.rules.spoofing import link_local
 
 _PASSES, _BRIDGED = 1, 2
 """Bits of the mark of a packet, within its router namespace."""
@@ -50,9 +57,7 @@ def with_firewall(table: Table, network: Network, router_addresses: Iterable[IpA
     """The table of the family bridge, with the firewalls of the network's ports behind what it does already. Pure."""
     if not network.has_firewall:
         return table
-    used = {port.firewall for port in network.ports}
-    # In an order of their own: else all would be put in anew when the machine that had one first goes.
-    firewalls = sorted((one for one in network.firewalls if one.name in used), key=lambda one: one.name)
+    firewalls = _used(network)
     return replace(
         table,
         sets=(*table.sets, *_sets(network, firewalls)),
@@ -66,6 +71,7 @@ def with_states(table: Table, network: Network, way: Way) -> Table:
         return table
     passes = f"meta mark set meta mark | {_PASSES}"
     own = Chain("firewall_own", (passes,), "type filter hook output priority mangle; policy accept;")
+    table = _with_routed(table, network)
     if way is Way.BRIDGE_CONNTRACK:
         return replace(table, chains=(*table.chains, own))
     state = Chain(
@@ -82,6 +88,48 @@ def with_states(table: Table, network: Network, way: Way) -> Table:
     return replace(table, chains=(*chains, own, state))
 
 
+def _with_routed(table: Table, network: Network) -> Table:
+    """Ingress by address, of what comes from outside and begins a flow."""
+    firewalls = _used(network)
+    ports = [port for port in network.ports if port.firewall]
+    maps = tuple(
+        NamedSet(
+            f"ingress_ipv{version}",
+            f"typeof {family} daddr : verdict",
+            frozenset(
+                f"{address} : goto {_ingress(port.firewall)}"
+                for port in ports
+                for address in port.addresses
+                if address.version == version
+            ),
+            kind="map",
+        )
+        for version, family in _FAMILIES
+    )
+    holders = {address: port for port in ports for address in port.addresses}
+    # Of two that hold one address the narrower one counts, as for the router.
+    routes = sorted(network.routes, key=lambda route: -route.destination.prefixlen)
+    behind = tuple(
+        f"{'ip' if route.destination.version == 4 else 'ip6'} daddr {route.destination} "
+        f"goto {_ingress(holders[route.via].firewall)}"
+        for route in routes
+        if route.via in holders
+    )
+    chains = tuple(Chain(_ingress(one.name), tuple(_policy(one, FirewallDirection.INGRESS))) for one in firewalls)
+    routed = Chain(
+        "firewall_routed",
+        (
+            f"meta mark & {_BRIDGED} == {_BRIDGED} accept",
+            "ct state established,related accept",
+            *(f"{family} daddr vmap @ingress_ipv{version}" for version, family in _FAMILIES),
+            *behind,
+        ),
+        "type filter hook forward priority filter + 1; policy accept;",
+    )
+    groups = tuple(_groups(network, firewalls, ingress_only=True))
+    return replace(table, sets=(*table.sets, *groups, *maps), chains=(*table.chains, *chains, routed))
+
+
 def router_services(router_addresses: Iterable[IpAddress]) -> tuple[frozenset[str], frozenset[str]]:
     """Addresses under which the router is asked, of IPv4 and of IPv6."""
     own = list(router_addresses)
@@ -90,12 +138,42 @@ def router_services(router_addresses: Iterable[IpAddress]) -> tuple[frozenset[st
     return frozenset(ipv4), frozenset(ipv6)
 
 
+def _used(network: Network) -> list[Firewall]:
+    used = {port.firewall for port in network.ports}
+    # In an order of their own: else all would be put in anew when the machine that had one first goes.
+    return sorted((one for one in network.firewalls if one.name in used), key=lambda one: one.name)
+
+
 def _sets(network: Network, firewalls: list[Firewall]) -> Iterator[NamedSet]:
     ports = [port for port in network.ports if port.firewall]
     for name, chain in (("egress", _egress), ("ingress", _ingress)):
         ways = frozenset(f'"{names.tap_name(port)}" : goto {chain(port.firewall)}' for port in ports)
         yield NamedSet(name, "type ifname : verdict", ways, kind="map")
-    used = {name for firewall in firewalls for rule in firewall.rules for name in rule.groups}
+    yield from _groups(network, firewalls)
+    for version, family in _FAMILIES:
+        held = [
+            (names.tap_name(port), address)
+            for port in network.ports
+            for address in _held(port)
+            if address.version == version
+        ]
+        yield NamedSet(f"held_ipv{version}", f"typeof {family} daddr", frozenset(str(address) for _, address in held))
+        at = frozenset(f'"{tap}" . {address}' for tap, address in held)
+        yield NamedSet(f"held_ipv{version}_at", f"typeof oifname . {family} daddr", at)
+
+
+def _held(port: Port) -> tuple[IpAddress, ...]:
+    return (*port.addresses, link_local(port.mac))
+
+
+def _groups(network: Network, firewalls: list[Firewall], *, ingress_only: bool = False) -> Iterator[NamedSet]:
+    used = {
+        name
+        for firewall in firewalls
+        for rule in firewall.rules
+        for name in rule.groups
+        if not ingress_only or rule.direction is FirewallDirection.INGRESS
+    }
     for group in network.groups:
         if group.name in used:
             yield from _group(group)
@@ -135,7 +213,14 @@ def _chains(firewalls: list[Firewall], router_addresses: list[IpAddress], way: W
     )
     yield Chain(
         "firewall_postrouting",
-        (*head, "oifname vmap @ingress"),
+        (
+            *head,
+            *(
+                f"{family} daddr @held_ipv{version} oifname . {family} daddr != @held_ipv{version}_at drop"
+                for version, family in _FAMILIES
+            ),
+            "oifname vmap @ingress",
+        ),
         # After anti-spoofing's (300), before br_netfilter's, the last.
         "type filter hook postrouting priority 310; policy accept;",
     )
@@ -179,7 +264,7 @@ def _other_ends(rule: FirewallRule) -> Iterator[str]:
     for version, family in _FAMILIES:
         cidrs = _collapsed(rule.cidrs, version)
         if any(cidr.prefixlen == 0 for cidr in cidrs):
-            yield f"ether type {family}"
+            yield f"meta protocol {family}"
             continue
         if cidrs:
             yield f"{family} {side} {_braced(map(str, cidrs))}"

@@ -16,6 +16,7 @@ itself), and the router refuses it before.
 
 from collections.abc import Collection, Iterable, Mapping
 
+from virtplane_api.overlay import UDP_PORT
 from virtplane_drivers.network.contract import Network
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.rules.overlay import tunnel_chains, tunnel_sets
@@ -84,6 +85,7 @@ _CHAINS = (
     Chain(
         "forward",
         (
+            f"iifname @link udp dport {UDP_PORT} drop",
             "iifname @link oifname @link drop",
             "iifname @link accept",
             "oifname @nat_link ct state established,related accept",

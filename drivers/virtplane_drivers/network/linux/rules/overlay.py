@@ -7,7 +7,8 @@ and neighbour discovery for its addresses, router discovery, DHCP. All else that
 its sender is a port.
 
 The host takes VXLAN for a network from the hosts that have it and from nobody else. Numbers (VNIs) of other networks
-than this agent's are none of its business: another agent of this host may have them.
+than this agent's are none of its business: another agent of this host may have them. What comes from a host is to be
+of that host, and not of a guest behind it: routers forward nothing to the port of the tunnels.
 """
 
 from collections.abc import Collection, Iterator
@@ -57,7 +58,12 @@ def tunnel_chains(overlays: Collection[Overlay]) -> tuple[Chain, ...]:
         f"udp dport {{ {ports} }} ip6 saddr . {_VNI} @tunnel_ipv6 accept",
         f"udp dport {{ {ports} }} {_VNI} @tunnel_vni drop",
     )
-    return (Chain("tunnels", rules, "type filter hook input priority filter - 1; policy accept;"),)
+    # Programs that speak for guests of mode User send as this host; the kernel's own tunnels have no user.
+    own = (f"meta skuid != 0 udp dport {{ {ports} }} {_VNI} @tunnel_vni drop",)
+    return (
+        Chain("tunnels", rules, "type filter hook input priority filter - 1; policy accept;"),
+        Chain("tunnels_own", own, "type filter hook output priority filter - 1; policy accept;"),
+    )
 
 
 def _senders(name: str, family: str, overlays: Collection[Overlay], version: int) -> NamedSet:

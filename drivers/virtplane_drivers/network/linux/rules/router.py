@@ -9,6 +9,7 @@ service of a host that is a cloud's machine itself. Another `transitCIDR` is to 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from virtplane_api.overlay import UDP_PORT
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
@@ -116,6 +117,10 @@ def _input(transit: Transit | None) -> Iterator[str]:
 
 
 def _forward(network: Network, transit: Transit | None) -> Iterator[str]:
+    # Of one link: no router passes them on (RFC 4861, RFC 2710). Firewalls let them through, and conntrack passes by.
+    yield "icmpv6 type { 130-137, 143 } drop"
+    # Masqueraded it would come from this host, whom the others take tunnelled frames from.
+    yield f"{_FROM_GUESTS} udp dport {UDP_PORT} drop"
     yield "ct state established,related accept"
     # What conntrack cannot place is not masqueraded either.
     yield "ct state invalid drop"

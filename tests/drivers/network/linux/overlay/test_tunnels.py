@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
@@ -293,6 +294,56 @@ async def test_a_host_that_is_no_peer_cannot_inject(pair: Pair, *, flushed: bool
         told_by(pair.hosts[1], right)
         received.wait_for(right)
         assert not received.saw(wrong)
+
+
+async def test_what_a_guest_or_a_program_of_a_host_forges_is_not_taken_for_that_host_s(pair: Pair) -> None:
+    """A peer's address is not a peer: guests of any network are masqueraded behind it, and passt speaks under it."""
+    first, second = pair.hosts[0], pair.hosts[1]
+    theirs = overlay_network(str(uuid4()))
+    await second.driver.apply(on(theirs, second, {2: [THREE]}, vni=VNI + 7))
+    tenant = second.guest(theirs, THREE)
+    tenant.reaches(GATEWAY_IPV4)
+    by_guest, by_program, right = (
+        f.frame(TWO.mac, f.ARP, f.arp(TWO.mac, str(TWO.addresses[0]), str(ONE.addresses[0]))) for _ in range(3)
+    )
+
+    def tells(frame: bytes) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.sendto(vxlan(VNI, frame), (str(underlay(1)), 4790))
+
+    with capture(pair.guests[0]) as received:
+        tenant.inside(lambda: tells(by_guest))
+        tell = (
+            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+            f"s.sendto(bytes.fromhex('{vxlan(VNI, by_program).hex()}'), ('{underlay(1)}', 4790))"
+        )
+        with pytest.raises(AssertionError, match="Operation not permitted"):
+            second.machine.run("setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", tell)
+        told_by(second, right)
+        received.wait_for(right)
+        assert not received.saw(by_guest)
+        assert not received.saw(by_program)
+    assert first.router(pair.network).links()[TUNNEL]
+
+
+async def test_tunnels_whose_record_cannot_be_read_take_nothing_from_anybody_before_they_are_looked_at(
+    pair: Pair,
+) -> None:
+    host, other = pair.hosts[0], overlay_network(str(uuid4()))
+    for record in (host.folder / "run" / "networks").glob("*.json"):
+        record.write_text("{")
+    wrong, right = (
+        f.frame(mac, f.ARP, f.arp(mac, str(TWO.addresses[0]), str(ONE.addresses[0]))) for mac in (THREE.mac, TWO.mac)
+    )
+    async with new_driver(host) as anew:
+        await anew.apply(on(other, host, {1: [THREE]}, vni=VNI + 9))
+        with capture(pair.guests[0]) as received:
+            told_by(pair.hosts[2], wrong)
+            await anew.apply(on(pair.network, host, {1: [ONE], 2: [TWO]}))
+            told_by(pair.hosts[1], right)
+            received.wait_for(right)
+            assert not received.saw(wrong)
+        await anew.remove(other.uid)
 
 
 async def test_a_peer_of_one_network_is_none_of_another(pair: Pair) -> None:
