@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +47,7 @@ from virtplane_drivers.network.linux.namespace import (
     traces,
 )
 from virtplane_drivers.network.linux.records import Applied, Records
+from virtplane_drivers.network.linux.seen import SeenAddresses
 from virtplane_drivers.network.linux.tunnels import Tunnels
 from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
 from virtplane_drivers.network.linux.uplinks import Uplinks
@@ -95,6 +97,7 @@ class LinuxNetworks(NetworkDriver):
         self._router_rules = rules.RouterRules()
         self._host_rules = rules.HostRules(state_id, host_namespace)
         self._firewalls = Firewalls()
+        self._seen = SeenAddresses()
         self._hints = Hints()
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
@@ -153,16 +156,21 @@ class LinuxNetworks(NetworkDriver):
         return tuple(sorted(found))
 
     async def observe(self, uid: str) -> ObservedNetwork:
-        """What was found wrong when it was last applied; its ports as they were applied."""
+        """What was found wrong when it was last applied; its ports as they were applied; addresses as just seen."""
         if uid not in namespaces(self._runtime_folder):
             return NO_NETWORK
         applied = self._applied.get(uid)
-        ports = frozenset(port.key for port in applied.network.ports) if applied is not None else frozenset()
+        if applied is None:
+            ready = ObservedNetwork(NetworkState.READY)
+        else:
+            seen = await self._seen.tell(namespace_path(self._runtime_folder, uid), applied.network)
+            ports = frozenset(port.key for port in applied.network.ports)
+            ready = ObservedNetwork(NetworkState.READY, ports=ports, seen=seen)
         findings = self._findings.get(uid)
         if not findings:
-            return ObservedNetwork(NetworkState.READY, ports=ports)
+            return ready
         message = "; ".join(finding.message for finding in findings)
-        return ObservedNetwork(NetworkState.FAILED, findings[0].reason, message, ports)
+        return replace(ready, state=NetworkState.FAILED, reason=findings[0].reason, message=message)
 
     async def apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
@@ -176,6 +184,8 @@ class LinuxNetworks(NetworkDriver):
             transit, findings = await self._uplinks.apply(path, network)
             findings = [*findings, *limits]
             host_addresses = await self._addresses_of_host()
+            # What an earlier process's rules heard goes with them.
+            await self._seen.look(path, network)
             await self._router_rules.apply(path, network, transit, host_addresses, self._firewalls.way)
             await self._firewalls.take_effect(path, network)
             now = self._applied[network.uid] = Applied(network, transit)
@@ -218,12 +228,13 @@ class LinuxNetworks(NetworkDriver):
             await remove_namespace(path)
             self._router_rules.forget(path)
             self._firewalls.forget(uid)
+            self._seen.forget(uid)
         except OSError as error:
             raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
         self._records.remove(uid)
 
     def events(self) -> AsyncIterator[str]:
-        """UIDs of networks whose dnsmasq ended, or whose host got other addresses."""
+        """UIDs of networks whose dnsmasq ended, whose host got other addresses, or whose guests use other addresses."""
         return aiter(self._hints)
 
     # --- what all networks of the host share --------------------------------------------------------------------------
@@ -286,6 +297,9 @@ class LinuxNetworks(NetworkDriver):
                 if self._applied and await self._uplinks.host_addresses() != self._host_addresses:
                     for uid in self._applied:
                         self._hints.add(uid)
+            for uid, applied in list(self._applied.items()):
+                if await self._seen.has_news(namespace_path(self._runtime_folder, uid), applied.network):
+                    self._hints.add(uid)
 
 
 def addresses_of(network: Network) -> dict[IpAddress, tuple[str, str]]:
