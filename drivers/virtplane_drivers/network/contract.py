@@ -216,8 +216,8 @@ class NetworkFacts:
 
     modes: frozenset[NetworkMode]
     missing: Mapping[str, str] = field(default_factory=dict)
-    """`Network` and a mode, or `NetworkFirewall`, that the driver has elsewhere -> why this host lacks it and what
-    would bring it."""
+    """`Network` and a mode, `NetworkFirewall` or `NetworkSeenAddresses`, that the driver has elsewhere -> why this host
+    lacks it and what would bring it."""
     underlay: Underlay | None = None
     """What networks of mode Overlay go over; None: there are none."""
 

@@ -47,6 +47,7 @@ from virtplane_drivers.network.linux.namespace import (
     traces,
 )
 from virtplane_drivers.network.linux.records import Applied, Records
+from virtplane_drivers.network.linux.seen import CAPABILITY as SEEN_ADDRESSES
 from virtplane_drivers.network.linux.seen import SeenAddresses
 from virtplane_drivers.network.linux.tunnels import Tunnels
 from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
@@ -121,6 +122,7 @@ class LinuxNetworks(NetworkDriver):
             self._applied = self._records.read_all()
             self._settled = dict(self._applied)
             await self._firewalls.find_way()
+            await self._seen.find_way()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
 
@@ -145,6 +147,8 @@ class LinuxNetworks(NetworkDriver):
         lacking = {f"Network{mode}": why for mode, why in missing.items()}
         if not self._missing and self._firewalls.missing:
             lacking[CAPABILITY] = self._firewalls.missing
+        if not self._missing and self._seen.missing:
+            lacking[SEEN_ADDRESSES] = self._seen.missing
         return NetworkFacts(MODES - set(missing), lacking, underlay)
 
     async def inventory(self) -> tuple[str, ...]:
@@ -186,7 +190,9 @@ class LinuxNetworks(NetworkDriver):
             host_addresses = await self._addresses_of_host()
             # What an earlier process's rules heard goes with them.
             await self._seen.look(path, network)
-            await self._router_rules.apply(path, network, transit, host_addresses, self._firewalls.way)
+            await self._router_rules.apply(
+                path, network, transit, host_addresses, self._firewalls.way, listens=not self._seen.missing
+            )
             await self._firewalls.take_effect(path, network)
             now = self._applied[network.uid] = Applied(network, transit)
             await self._apply_host_rules()

@@ -11,15 +11,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import IpAddress, Network
 from virtplane_drivers.network.linux.names import tap_name
 from virtplane_drivers.network.linux.namespace import in_namespace
-from virtplane_drivers.network.linux.rules.heard import Heard, free_versions, heard_now
+from virtplane_drivers.network.linux.rules.heard import Heard, free_versions, heard_now, probe_script
+from virtplane_drivers.network.linux.rules.nft import command
 
 SILENT_S = 1800.0
 """An address that was not heard for this long goes, where another one of its family was. Else it stays."""
 MAX_SHOWN = 4
 """Of an interface and a family: those that were there first, so that who claims many changes nothing."""
+
+CAPABILITY = "NetworkSeenAddresses"
+_NO_WAY = (
+    "addresses that guests use where networks give none are not seen: this kernel takes no sets that frames add to by a"
+    " limit (a kernel with nf_tables for bridges and nft_limit brings them; then start the agent again): {}"
+)
 
 PortKey = tuple[str, str]
 
@@ -72,9 +80,19 @@ class SeenAddresses:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.missing = ""
+        """Why this host sees none, and what would bring it; empty when it does."""
         self._known: dict[str, dict[str, _Tap]] = {}
         """By network and tap."""
         self._told: dict[str, Mapping[PortKey, tuple[IpAddress, ...]]] = {}
+
+    async def find_way(self, script: str | None = None) -> None:
+        """Whether this host's kernel can listen, tried in a namespace of its own. Changes nothing."""
+        argv = ("unshare", "--net", "--", "nft", "--check", "-f", "-")
+        try:
+            await command(None, *argv, stdin=script or probe_script())
+        except Unavailable as error:
+            self.missing = _NO_WAY.format(error)
 
     async def look(self, path: Path, network: Network) -> Mapping[PortKey, tuple[IpAddress, ...]]:
         """The addresses of each port, IPv4 first, as they are known now; of a port of which none is: no entry."""

@@ -12,6 +12,9 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Network
 from virtplane_drivers.network.linux.driver import LinuxNetworks
 from virtplane_drivers.network.linux.names import tap_name
+from virtplane_drivers.network.linux.rules.router import router_ruleset
+from virtplane_drivers.network.linux.rules.ruleset import whole
+from virtplane_drivers.network.linux.seen import SeenAddresses
 
 WEB = replace(port(2), addresses=())
 LAN = replace(network(WEB, mode=NetworkMode.ISOLATED), ipv4=None, ipv6=None, domain="")
@@ -65,6 +68,16 @@ async def test_an_agent_that_starts_anew_knows_what_was_seen_before_it_replaced_
     async with walled.another_driver() as later:
         await later.apply(LAN)
         assert await seen(later) == ["10.9.0.5"]
+
+
+async def test_a_kernel_that_cannot_listen_is_told_of_and_its_networks_do_without(walled: Walled) -> None:
+    assert "NetworkSeenAddresses" not in (await walled.driver.probe()).missing
+    deaf = SeenAddresses()
+    await deaf.find_way("table bridge probe {\n chain c {\n of no such kernel\n }\n}\n")
+    assert "of no such kernel" in deaf.missing
+    rules = router_ruleset(LAN, None, (), listens=False)
+    assert "heard" not in whole(rules)
+    assert "heard" in whole(router_ruleset(LAN, None, ()))
 
 
 async def test_where_the_network_gives_addresses_none_is_seen(walled: Walled) -> None:

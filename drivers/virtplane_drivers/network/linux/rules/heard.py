@@ -29,7 +29,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from virtplane_drivers.network.contract import IpAddress, Network
 from virtplane_drivers.network.linux import names
-from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
+from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table, whole
 from virtplane_drivers.network.linux.rules.set_elements import elements_of
 
 KEPT_S = 600
@@ -57,9 +57,8 @@ def free_versions(network: Network) -> frozenset[int]:
     return frozenset({4, 6} - {subnet.cidr.version for subnet in network.subnets})
 
 
-def with_heard(table: Table, network: Network) -> Table:
-    """The table of the family bridge, with what listens to the ports whose addresses are free. Pure."""
-    versions = free_versions(network)
+def with_heard(table: Table, versions: frozenset[int]) -> Table:
+    """The table of the family bridge, with what listens to the ports of which these versions are free. Pure."""
     if not versions:
         return table
     listens = Chain(
@@ -70,6 +69,12 @@ def with_heard(table: Table, network: Network) -> Table:
     )
     sets = (one for version in sorted(versions) for one in _SETS[version])
     return replace(table, sets=(*table.sets, *sets), chains=(*table.chains, listens))
+
+
+def probe_script() -> str:
+    """What a kernel takes that can listen."""
+    free = tuple(NamedSet(f"free_ipv{version}", "typeof iifname") for version in _SETS)
+    return whole((with_heard(Table("bridge", "probe", free, ()), frozenset(_SETS)),))
 
 
 def heard_now(network: Network) -> tuple[dict[str, int], list[Heard]]:
