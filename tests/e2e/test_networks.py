@@ -282,4 +282,5 @@ def test_a_guest_on_a_bridge_of_the_host_is_served_by_who_is_there(
     # Nobody told us: it is seen, and while the machine runs.
     eventually(lambda: live.kubectl("get", "vpvm", "web", "-n", namespace, "--no-headers").split()[5] == address, 30)
     live.set_power("web", namespace, "Stopped")
-    assert "ipAddresses" not in live.wait_ready("web", namespace)["status"]["interfaces"][0]
+    assert "seenAddresses" not in live.wait_ready("web", namespace)["status"]["interfaces"][0]
+    assert address not in live.kubectl("get", "vpvm", "web", "-n", namespace)

@@ -10,7 +10,9 @@ import pytest
 from tests.agent.machines.agent_in_memory import AgentInMemory
 from tests.agent.objects import network, placed_interface, vm
 from virtplane_agent.machines.addresses import with_seen
+from virtplane_agent.networks.desired import left_interfaces, port_value
 from virtplane_agent.networks.serving import NetworkKey
+from virtplane_api.interfaces import left_behind
 from virtplane_api.kube.conditions import timestamp
 from virtplane_api.kube.resources import VIRTUAL_MACHINES
 from virtplane_api.vocabulary import ExitReason, PowerState
@@ -86,6 +88,16 @@ def test_an_interface_of_the_same_name_that_is_another_one_has_not_been_seen_yet
     assert with_seen([now], vm(interfaces=[now], status=before), RUNNING, {}) == [now]
     both = with_seen([now, row | {"seenAddresses": ["198.51.100.1"]}], vm(status=before), RUNNING, {})
     assert both == [now, row | {"seenAddresses": [OLD]}]
+
+
+def test_what_was_seen_is_no_claim_of_an_interface_that_the_guest_still_has_to_let_go_of() -> None:
+    """A guest that says it had another's address would else keep that one from it."""
+    row = placed_interface("eth0", network("half", ipv4=None, ipv6={"cidr": "fd00::/64"}), "fd00::9")
+    seen = row | {"seenAddresses": [OLD]}
+    assert left_behind({"interfaces": [row]}, [seen]) == []
+    [left] = left_interfaces(vm(status={"host": {"state": "Present"}, "interfaces": [seen]}))
+    assert left == seen
+    assert [str(address) for address in port_value(vm(), left).addresses] == ["fd00::9"]
 
 
 KEY = NetworkKey("fake", "office-uid")
