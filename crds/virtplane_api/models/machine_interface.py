@@ -172,12 +172,7 @@ class InterfaceStatus(StructuralModel):
     )
     mac_address: MacAddress = Field(description="Its MAC address.", examples=["52:54:00:12:34:56"])
     ip_addresses: Annotated[list[IpAddress], ListSet(), Field(max_length=16)] | None = Field(
-        default=None,
-        description=(
-            "Its addresses: those that are claimed for it; of a family that its network does not manage, those that "
-            "its guest was seen to use, the newest first, while it runs. A guest may claim there what it likes."
-        ),
-        examples=[["10.20.0.9"]],
+        default=None, description="Its addresses: those that are claimed for it.", examples=[["10.20.0.9"]]
     )
     seen_addresses: Annotated[list[IpAddress], ListSet(), Field(max_length=16)] | None = Field(
         default=None,

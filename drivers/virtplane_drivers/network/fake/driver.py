@@ -70,10 +70,10 @@ class FakeNetworks(NetworkDriver):
         ports = self._ports.get(uid)
         if ports is None:
             return NO_NETWORK
+        seen = {key: addresses for key, addresses in self.seen.items() if key in ports and addresses}
         if self.faults.failed is not None:
             reason, message = self.faults.failed
-            return ObservedNetwork(NetworkState.FAILED, reason, message, ports)
-        seen = {key: addresses for key, addresses in self.seen.items() if key in ports and addresses}
+            return ObservedNetwork(NetworkState.FAILED, reason, message, ports, seen)
         return ObservedNetwork(NetworkState.READY, ports=ports, seen=seen)
 
     async def apply(self, network: Network) -> None:
