@@ -75,7 +75,8 @@ class Agent:
         self._virtual_networks = Informer(client, NETWORKS, self._network_changed)
         self._network_uids: dict[Key, str] = {}
         enqueue, changed = self._network_loop.enqueue, self._hypervisor_loop.enqueue
-        self._networks = Networks(endpoints, self._virtual_networks, self._machines, client, enqueue, changed)
+        seen = self._machine_loop.enqueue
+        self._networks = Networks(endpoints, self._virtual_networks, self._machines, client, enqueue, changed, seen)
         strays = Strays(client, name, cluster_id, self._hypervisor_loop.enqueue)
         self._machine_reconciler = MachineReconciler(
             cluster_id,

@@ -279,3 +279,8 @@ def test_a_guest_on_a_bridge_of_the_host_is_served_by_who_is_there(
     assert address.startswith("198.51.100.")
     eventually(lambda: page(office, f"http://{address}/") == PAGE, 30)
     assert BRIDGE in office.links()
+    # Nobody told us: it is seen, and while the machine runs.
+    eventually(lambda: live.kubectl("get", "vpvm", "web", "-n", namespace, "--no-headers").split()[5] == address, 30)
+    live.set_power("web", namespace, "Stopped")
+    assert "seenAddresses" not in live.wait_ready("web", namespace)["status"]["interfaces"][0]
+    assert address not in live.kubectl("get", "vpvm", "web", "-n", namespace)

@@ -4,10 +4,12 @@ import contextlib
 from collections.abc import Sequence
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
+from virtplane_agent.machines.addresses import Seen
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.networks.desired import interface_spec, left_interfaces, placed_interfaces, port_value
 from virtplane_agent.networks.serving import NetworkKey, Networks
-from virtplane_api.kube.resources import Object
+from virtplane_api.interfaces import key_of_row
+from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import InterfaceModel, LinkState, NetworkMode
 from virtplane_drivers.errors import DriverError, Refused
@@ -20,6 +22,12 @@ class Interfaces:
     def __init__(self, endpoints: Endpoints, networks: Networks) -> None:
         self._endpoints = endpoints
         self._networks = networks
+
+    def seen(self, machine: Object) -> Seen:
+        """Addresses that its guest was seen to use where its networks give none."""
+        uid = uid_of(machine)
+        keys = map(key_of_row, placed_interfaces(machine))
+        return {(name, network): self._networks.seen(network, uid, name) for name, network in keys}
 
     async def nics(self, machine: Object, endpoint: Endpoint) -> list[Nic] | Hindrance:
         """Each adapter, in the order of the placement; or the first that cannot be joined, and why.

@@ -53,6 +53,7 @@ class MachineReconciler:
         self._endpoints = endpoints
         self._machines = machines
         self._acts = Acts(cluster_id, disks, interfaces, clock=clock)
+        self._interfaces = interfaces
         self._strays = strays
         self._reporter = reporter
         self._endpoint_of: dict[str, Endpoint] = {}
@@ -142,7 +143,7 @@ class MachineReconciler:
     async def _report(
         self, machine: Object, observed: Observed, hindrance: Hindrance | None, outcome: Outcome
     ) -> Outcome:
-        status = machine_status(machine, observed, hindrance)
+        status = machine_status(machine, observed, hindrance, self._interfaces.seen(machine))
         try:
             again_s = await self._reporter.report(machine, status)
         except Conflict:

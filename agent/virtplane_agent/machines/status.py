@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from virtplane_agent.machines.addresses import Seen, with_seen
 from virtplane_agent.machines.desired import is_restart_due, wanted
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.steps import Goal
@@ -33,8 +34,10 @@ _RESTARTABLE = (Goal.RUNNING, Goal.PAUSED)
 _RUNS = (PowerState.RUNNING, PowerState.PAUSED)
 
 
-def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | None) -> dict[str, Any]:
-    """All that the agent says of a machine."""
+def machine_status(
+    machine: Object, observed: Observed, hindrance: Hindrance | None, seen: Seen | None = None
+) -> dict[str, Any]:
+    """All that the agent says of a machine, of whose interfaces these addresses were seen."""
     placement, generation, goal = machine["status"]["placement"], machine["metadata"]["generation"], wanted(machine)
     gone = goal is Goal.ABSENT and not observed.exists
     # Not defined here yet is Stopped for a user: it does not run, and nothing hinders a start.
@@ -62,7 +65,7 @@ def machine_status(machine: Object, observed: Observed, hindrance: Hindrance | N
         "powerState": power.value,
         "conditions": merged(conditions_of(machine), conditions, generation=generation),
     }
-    status["interfaces"] = _interfaces(machine, observed)
+    status["interfaces"] = with_seen(_interfaces(machine, observed), machine, observed, seen or {})
     if power in _RUNS and observed.started_at is not None:
         status["startTime"] = timestamp(observed.started_at)
     effective = _effective(observed.effective) if observed.effective is not None else None

@@ -5,7 +5,7 @@ network without an object is left as it is for as long as a machine here is on i
 still holds is not removed, whatever the cluster says.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
@@ -29,12 +29,16 @@ from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import DriverError, Unavailable
-from virtplane_drivers.network.contract import Network, NetworkState, ObservedNetwork, Port
+from virtplane_drivers.network.contract import IpAddress, Network, NetworkState, ObservedNetwork, Port
 
 APPLY_AGAIN_S = 300.0
 """A driver's events are hints: what somebody else changed is repaired this often without any."""
 _MAX_MESSAGE_CHARS = 1024
 _MAX_REPORTS = 256
+
+
+Addresses = Mapping[tuple[str, str], tuple[IpAddress, ...]]
+"""By machine and interface."""
 
 
 class NetworkKey(NamedTuple):
@@ -45,7 +49,11 @@ class NetworkKey(NamedTuple):
 
 
 class Networks:
-    """Keeps the networks of this host. `on_change(hypervisor)` is called when what it reports of them became other."""
+    """Keeps the networks of this host.
+
+    `on_change(hypervisor)` is called when what it reports of them became other, `on_seen(machine UID)` when its guest
+    was seen to use other addresses than before.
+    """
 
     def __init__(
         self,
@@ -55,16 +63,20 @@ class Networks:
         client: KubeClient,
         enqueue: Callable[[NetworkKey], None],
         on_change: Callable[[str], None],
+        on_seen: Callable[[str], None],
     ) -> None:
         self._endpoints = endpoints
         self._networks = networks
         self._machines = machines
         self._enqueue = enqueue
         self._on_change = on_change
+        self._on_seen = on_seen
         self._turns: Turns[NetworkKey] = Turns(self._pass)
         self._keys: dict[str, Key] = {}
         """By UID: where a network was found last."""
         self._seen: dict[NetworkKey, ObservedNetwork] = {}
+        self._addresses: dict[tuple[str, str, str], tuple[IpAddress, ...]] = {}
+        """By network, machine and interface: those that its guest was seen to use."""
         self._used: dict[str, tuple[tuple[NetworkKey, Port], ...]] = {}
         """By machine: its ports when it last changed, and what they are of."""
         self._firewalls: dict[str, object] = {}
@@ -164,6 +176,10 @@ class Networks:
         value = network_value(network, ports_of(machines, key.uid), overlay)
         return with_firewalls(value, network, machines, neighbours)
 
+    def seen(self, network_uid: str, machine_uid: str, interface: str) -> tuple[IpAddress, ...]:
+        """Addresses that the guest was seen to use there, of families that the network does not manage."""
+        return self._addresses.get((network_uid, machine_uid, interface), ())
+
     async def in_force(self, key: NetworkKey) -> Network:
         """Returns once the network is so for every machine that is placed here now; what it is then.
 
@@ -256,10 +272,20 @@ class Networks:
             self._seen.pop(key, None)
         else:
             self._seen[key] = seen
+        self._saw_addresses(key.uid, before.seen if before is not None else {}, seen.seen)
         if (before and _report(key.uid, before)) != (seen.state and _report(key.uid, seen)):
             for endpoint in self._endpoints.hypervisors.values():
                 if key.driver in endpoint.network_modes.values():
                     self._on_change(endpoint.name)
+
+    def _saw_addresses(self, network_uid: str, before: Addresses, now: Addresses) -> None:
+        changed = [port for port in {**before, **now} if before.get(port) != now.get(port)]
+        for port in changed:
+            self._addresses.pop((network_uid, *port), None)
+            if port in now:
+                self._addresses[network_uid, *port] = now[port]
+        for machine_uid in {machine_uid for machine_uid, _ in changed}:
+            self._on_seen(machine_uid)
 
 
 def is_overlay(network: Object) -> bool:

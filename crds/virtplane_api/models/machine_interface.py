@@ -174,3 +174,11 @@ class InterfaceStatus(StructuralModel):
     ip_addresses: Annotated[list[IpAddress], ListSet(), Field(max_length=16)] | None = Field(
         default=None, description="Its addresses: those that are claimed for it.", examples=[["10.20.0.9"]]
     )
+    seen_addresses: Annotated[list[IpAddress], ListSet(), Field(max_length=16)] | None = Field(
+        default=None,
+        description=(
+            "Addresses that its guest was seen to use while it runs, the newest first, of families that its network "
+            "does not manage. The guest may claim there what it likes: they are for people, nothing follows from them."
+        ),
+        examples=[["198.51.100.77"]],
+    )

@@ -413,7 +413,12 @@ VIRTUAL_MACHINE = CustomResource(
         PrinterColumn("Power", "string", ".status.powerState", "The power state that was last seen."),
         PrinterColumn("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Observed equals desired."),
         PrinterColumn("Hypervisor", "string", ".status.placement.hypervisor", "The Hypervisor that runs it."),
-        PrinterColumn("IP", "string", ".status.interfaces[0].ipAddresses[0]", "The first address."),
+        PrinterColumn(
+            "IP",
+            "string",
+            ".status.interfaces[0]['ipAddresses','seenAddresses'][0]",
+            "The first address: claimed, else seen.",
+        ),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp", "Time since it was created."),
         PrinterColumn("CPU", "integer", ".spec.cpu.cores", "Number of virtual CPUs.", priority=1),
         PrinterColumn("Memory", "string", ".spec.memory.size", "Size of the memory.", priority=1),

@@ -202,6 +202,9 @@ class ObservedNetwork:
     """Of FAILED: what is wrong, and what a person can do about it."""
     ports: frozenset[tuple[str, str]] = frozenset()
     """Keys of the ports whose interface is served, whether a hypervisor has joined it or not."""
+    seen: Mapping[tuple[str, str], tuple[IpAddress, ...]] = field(default_factory=dict)
+    """By key of a port: addresses that its guest was seen to use, of families that the network does not manage. A few
+    of each family, the newest first, as long as its hypervisor holds the port. Empty where a driver sees none."""
 
 
 NO_NETWORK = ObservedNetwork(state=None)
@@ -213,8 +216,8 @@ class NetworkFacts:
 
     modes: frozenset[NetworkMode]
     missing: Mapping[str, str] = field(default_factory=dict)
-    """`Network` and a mode, or `NetworkFirewall`, that the driver has elsewhere -> why this host lacks it and what
-    would bring it."""
+    """`Network` and a mode, `NetworkFirewall` or `NetworkSeenAddresses`, that the driver has elsewhere -> why this host
+    lacks it and what would bring it."""
     underlay: Underlay | None = None
     """What networks of mode Overlay go over; None: there are none."""
 
@@ -274,5 +277,6 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         ...
 
     def events(self) -> AsyncIterator[str]:
-        """UIDs of networks worth observing, and applying again, for ever. A hint, never a state."""
+        """UIDs of networks worth observing, and applying again, for ever. A hint, never a state. Also when what is
+        `seen` has changed."""
         ...

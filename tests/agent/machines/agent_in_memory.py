@@ -129,6 +129,7 @@ class AgentInMemory:
         self.endpoint = endpoint
         self.fake_networks = FakeNetworks()
         self.virtual_networks = Informer(client, NETWORKS, lambda _key: None)
+        self.enqueued_machines: list[str] = []
         self.enqueued_networks: list[NetworkKey] = []
         self.endpoints = Endpoints({endpoint.name: endpoint}, {"fake": self.storage}, {"fake": self.fake_networks})
         self.strays = Strays(client, AGENT, CLUSTER_ID, self.changed_hypervisors.append)
@@ -144,6 +145,7 @@ class AgentInMemory:
             self.client,
             self.enqueued_networks.append,
             self.changed_hypervisors.append,
+            self.enqueued_machines.append,
         )
         for machine in self.machines.all():
             self.networks.machine_changed(uid_of(machine))

@@ -72,6 +72,14 @@ def test_a_bridge_of_unknown_addresses_gets_a_mac_address_alone() -> None:
     assert "ipAddresses" not in row
 
 
+def test_a_bridge_whose_addresses_nobody_tells_has_them_claimed() -> None:
+    """Shown as any other claim: the guest is set up by hand with what it says."""
+    subnet = SMALL | {"addressing": "Static"}
+    world = World(network(mode="Bridge", bridge={"name": "br-lan"}, ipv4=subnet))
+    [row] = world.placed(vm(interfaces=[LAN]))
+    assert len(row["ipAddresses"]) == 1
+
+
 def test_a_machine_that_is_made_again_gets_what_it_had() -> None:
     world = World(network(ipv6=V6, ipv4=SMALL))
     assert world.placed(vm(interfaces=[LAN])) == world.placed(vm(uid="vm-2", interfaces=[LAN]))

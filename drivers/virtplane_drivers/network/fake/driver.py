@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +15,7 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
+    IpAddress,
     Network,
     NetworkDriver,
     NetworkFacts,
@@ -39,6 +40,8 @@ class FakeNetworks(NetworkDriver):
         self.faults = faults if faults is not None else Faults()
         self.joined: set[_PortKey] = set()
         """Ports that a hypervisor holds, as a test says: their network cannot be removed."""
+        self.seen: dict[_PortKey, tuple[IpAddress, ...]] = {}
+        """Addresses that guests use, as `see` said."""
         self._state_file = state_file
         self._ports: dict[str, frozenset[_PortKey]] = {}
         self._hints = Hints()
@@ -67,10 +70,11 @@ class FakeNetworks(NetworkDriver):
         ports = self._ports.get(uid)
         if ports is None:
             return NO_NETWORK
+        seen = {key: addresses for key, addresses in self.seen.items() if key in ports and addresses}
         if self.faults.failed is not None:
             reason, message = self.faults.failed
-            return ObservedNetwork(NetworkState.FAILED, reason, message, ports)
-        return ObservedNetwork(NetworkState.READY, ports=ports)
+            return ObservedNetwork(NetworkState.FAILED, reason, message, ports, seen)
+        return ObservedNetwork(NetworkState.READY, ports=ports, seen=seen)
 
     async def apply(self, network: Network) -> None:
         """Remembers the ports."""
@@ -100,11 +104,16 @@ class FakeNetworks(NetworkDriver):
             self._save()
 
     def events(self) -> AsyncIterator[str]:
-        """UIDs that `change` was called with."""
+        """UIDs that `change` or `see` was called with."""
         return aiter(self._hints)
 
     def change(self, uid: str) -> None:
         """Somebody changes the network behind our back."""
+        self._hints.add(uid)
+
+    def see(self, uid: str, port: _PortKey, *addresses: str) -> None:
+        """The guest of a port of that network uses these addresses from now on, the newest first."""
+        self.seen[port] = tuple(map(ip_address, addresses))
         self._hints.add(uid)
 
     def _save(self) -> None:

@@ -13,6 +13,7 @@ import shutil
 import stat
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,8 @@ from virtplane_drivers.network.linux.namespace import (
     traces,
 )
 from virtplane_drivers.network.linux.records import Applied, Records
+from virtplane_drivers.network.linux.seen import CAPABILITY as SEEN_ADDRESSES
+from virtplane_drivers.network.linux.seen import SeenAddresses
 from virtplane_drivers.network.linux.tunnels import Tunnels
 from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
 from virtplane_drivers.network.linux.uplinks import Uplinks
@@ -97,6 +100,7 @@ class LinuxNetworks(NetworkDriver):
         self._router_rules = rules.RouterRules()
         self._host_rules = rules.HostRules(state_id, host_namespace)
         self._firewalls = Firewalls()
+        self._seen = SeenAddresses()
         self._hints = Hints()
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
@@ -124,6 +128,7 @@ class LinuxNetworks(NetworkDriver):
             self._settled = dict(self._applied)
             self._unread = await self._tunnels_without_record()
             await self._firewalls.find_way()
+            await self._seen.find_way()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
 
@@ -148,6 +153,8 @@ class LinuxNetworks(NetworkDriver):
         lacking = {f"Network{mode}": why for mode, why in missing.items()}
         if not self._missing and self._firewalls.missing:
             lacking[CAPABILITY] = self._firewalls.missing
+        if not self._missing and self._seen.missing:
+            lacking[SEEN_ADDRESSES] = self._seen.missing
         return NetworkFacts(MODES - set(missing), lacking, underlay)
 
     async def inventory(self) -> tuple[str, ...]:
@@ -159,16 +166,21 @@ class LinuxNetworks(NetworkDriver):
         return tuple(sorted(found))
 
     async def observe(self, uid: str) -> ObservedNetwork:
-        """What was found wrong when it was last applied; its ports as they were applied."""
+        """What was found wrong when it was last applied; its ports as they were applied; addresses as just seen."""
         if uid not in namespaces(self._runtime_folder):
             return NO_NETWORK
         applied = self._applied.get(uid)
-        ports = frozenset(port.key for port in applied.network.ports) if applied is not None else frozenset()
+        if applied is None:
+            ready = ObservedNetwork(NetworkState.READY)
+        else:
+            seen = await self._seen.tell(namespace_path(self._runtime_folder, uid), applied.network)
+            ports = frozenset(port.key for port in applied.network.ports)
+            ready = ObservedNetwork(NetworkState.READY, ports=ports, seen=seen)
         findings = self._findings.get(uid)
         if not findings:
-            return ObservedNetwork(NetworkState.READY, ports=ports)
+            return ready
         message = "; ".join(finding.message for finding in findings)
-        return ObservedNetwork(NetworkState.FAILED, findings[0].reason, message, ports)
+        return replace(ready, state=NetworkState.FAILED, reason=findings[0].reason, message=message)
 
     async def apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
@@ -182,7 +194,11 @@ class LinuxNetworks(NetworkDriver):
             transit, findings = await self._uplinks.apply(path, network)
             findings = [*findings, *limits]
             host_addresses = await self._addresses_of_host()
-            await self._router_rules.apply(path, network, transit, host_addresses, self._firewalls.way)
+            # What an earlier process's rules heard goes with them.
+            await self._seen.look(path, network)
+            await self._router_rules.apply(
+                path, network, transit, host_addresses, self._firewalls.way, listens=not self._seen.missing
+            )
             await self._firewalls.take_effect(path, network)
             now = self._applied[network.uid] = Applied(network, transit)
             await self._apply_host_rules()
@@ -225,12 +241,13 @@ class LinuxNetworks(NetworkDriver):
             await remove_namespace(path)
             self._router_rules.forget(path)
             self._firewalls.forget(uid)
+            self._seen.forget(uid)
         except OSError as error:
             raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
         self._records.remove(uid)
 
     def events(self) -> AsyncIterator[str]:
-        """UIDs of networks whose dnsmasq ended, or whose host got other addresses."""
+        """UIDs of networks whose dnsmasq ended, whose host got other addresses, or whose guests use other addresses."""
         return aiter(self._hints)
 
     # --- what all networks of the host share --------------------------------------------------------------------------
@@ -309,6 +326,9 @@ class LinuxNetworks(NetworkDriver):
                 await _if_it_can(self._announce(applied.network))
             if self._applied:
                 await _if_it_can(self._look_at_host())
+            for uid, applied in list(self._applied.items()):
+                if await self._seen.has_news(namespace_path(self._runtime_folder, uid), applied.network):
+                    self._hints.add(uid)
 
     async def _repair_host_rules(self) -> None:
         is_routed = any(applied.transit is not None for applied in self._applied.values())

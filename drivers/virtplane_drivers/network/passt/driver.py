@@ -6,6 +6,8 @@
 
 Guests of one network do not meet: each speaks to the outside alone, as a program of the host would. That is all that
 can be had without root.
+
+passt tells nobody which addresses a guest uses: of a family that the network does not manage none is seen.
 """
 
 import asyncio

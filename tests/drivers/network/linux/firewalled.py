@@ -13,7 +13,7 @@ from virtplane_api.vocabulary import FirewallAction, FirewallDirection, Firewall
 from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, Network, Port, PortForward, Subnet
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.allowances import Allowances
-from virtplane_drivers.network.linux.driver import LinuxNetworks
+from virtplane_drivers.network.linux.driver import CHECK_EVERY_S, LinuxNetworks
 from virtplane_drivers.network.linux.names import namespace_path
 
 HOST_BRIDGE = "br-lan"
@@ -88,7 +88,7 @@ class Walled:
         path = self.router(uid).path
         return self.host.guest(path, one.mac, *addresses, gateways=("10.0.0.1", "fd00::1"), port=names.tap_name(one))
 
-    def another_driver(self) -> LinuxNetworks:
+    def another_driver(self, *, check_every_s: float = CHECK_EVERY_S) -> LinuxNetworks:
         """An agent that starts anew on the same host."""
         return LinuxNetworks(
             self.folder / "state",
@@ -96,6 +96,7 @@ class Walled:
             transit_cidr=IPv4Network("169.254.64.0/18"),
             host_namespace=self.host.machine.path,
             allowances=Allowances(frozenset({HOST_BRIDGE}), (ip_network("10.0.0.0/24"), ip_network("fd00::/64"))),
+            check_every_s=check_every_s,
         )
 
 

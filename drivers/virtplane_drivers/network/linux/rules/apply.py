@@ -34,18 +34,22 @@ class RouterRules:
         transit: Transit | None,
         host_addresses: Sequence[IpAddress | IpNetwork],
         way: Way = Way.BRIDGE_NETFILTER,
+        *,
+        listens: bool = True,
     ) -> None:
         """The router lets pass what the network says, and nothing of it to the host's own addresses.
+
+        It listens for addresses that guests use where the network gives none, unless this host's kernel cannot.
 
         Idempotent; one transaction. What somebody else changed is repaired.
 
         Raises:
             Unavailable: the namespace is gone, or nft is missing or refuses (NetworkError).
         """
-        asked = network, transit, tuple(host_addresses), way
+        asked = network, transit, tuple(host_addresses), way, listens
         built = self._built.get(path)
         if built is None or built[0] != asked:
-            built = self._built[path] = asked, router_ruleset(*asked)
+            built = self._built[path] = asked, router_ruleset(*asked[:-1], listens=listens)
         await self._kept.ensure(path, built[1])
 
     def forget(self, path: Path) -> None:
