@@ -237,7 +237,7 @@ class Operator:
 
     def _count_in_networks(self, old: Object | None, new: Object | None) -> None:
         """Whoever is the first on a network is counted at once, others with those that come within seconds."""
-        if old is not None and new is not None and placement_of(old) == placement_of(new):
+        if old is not None and new is not None and _holds_alike(old, new):
             return
         loop = self._loops[NETWORKS.plural]
         for key in {key for one in (old, new) if one is not None for key in networks_of(one)}:
@@ -271,6 +271,11 @@ def _makes_room(old: Object, new: Object | None) -> bool:
     if hypervisor_of(old) and (new is None or not hypervisor_of(new)):
         return True
     return new is not None and gives_up_claims(old, new)
+
+
+def _holds_alike(old: Object, new: Object) -> bool:
+    """A guest may let go of an interface long after the placement has given it up."""
+    return placement_of(old) == placement_of(new) and networks_of(old) == networks_of(new)
 
 
 def _is_the_same_network(old: Object, new: Object) -> bool:

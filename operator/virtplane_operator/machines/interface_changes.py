@@ -1,10 +1,10 @@
 """Another spec.interfaces of a machine that has its place: what its next placement has, or why that cannot be had."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from virtplane_api.interfaces import is_claimed
+from virtplane_api.interfaces import is_claimed, key_of_row
 from virtplane_api.kube.resources import HYPERVISORS, Key, Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_operator.machines.disks import Blocked
@@ -12,6 +12,7 @@ from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of,
 from virtplane_operator.machines.status import next_token, placement_of
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.overlays import mtu_by
 from virtplane_operator.world import Store
 
 
@@ -35,8 +36,7 @@ def interface_change(
     if isinstance(plans, Blocked):
         return plans
     hypervisor = store.get(HYPERVISORS, Key("", placement["hypervisor"])) or {}
-    modes = hypervisor.get("status", {}).get("networkModes") or ()
-    blocked = _not_here(plans, modes, placement["hypervisor"]) or _port_in_use(claims, machine, placement)
+    blocked = _not_here(plans, hypervisor, placement) or _port_in_use(claims, machine, placement)
     if blocked is not None:
         return blocked
     changed = {field: value for field, value in placement.items() if field != "interfaces"}
@@ -46,13 +46,26 @@ def interface_change(
     return Change(plans, changed)
 
 
-def _not_here(plans: tuple[InterfacePlan, ...], modes: Collection[str], hypervisor: str) -> Blocked | None:
+def _not_here(plans: tuple[InterfacePlan, ...], hypervisor: Object, placement: Mapping[str, Any]) -> Blocked | None:
+    """What the machine's host lacks for an interface that is new; what it has already it keeps."""
+    modes, name = hypervisor.get("status", {}).get("networkModes") or (), placement["hypervisor"]
+    placed = {key_of_row(row) for row in placement.get("interfaces") or ()}
     for index, plan in enumerate(plans):
-        if plan.network.mode not in modes:
+        network, where = plan.network, f"spec.interfaces[{index}].networkName: VirtualNetwork {plan.network.key.name}"
+        if network.mode not in modes:
             return Blocked(
                 Reason.NIC_NOT_ATTACHABLE,
-                f"spec.interfaces[{index}].networkName: VirtualNetwork {plan.network.key.name} is of mode "
-                f"{plan.network.mode}, which {hypervisor} has not; a placed machine is not moved for it",
+                f"{where} is of mode {network.mode}, which {name} has not; a placed machine is not moved for it",
+            )
+        if (plan.name, network.uid) in placed:
+            continue
+        if not network.is_numbered:
+            return Blocked(Reason.NETWORK_NOT_READY, f"{where} has no number and MTU of its tunnels yet")
+        if network.tunnel_mtu > mtu_by(hypervisor):
+            return Blocked(
+                Reason.NIC_NOT_ATTACHABLE,
+                f"{where} has tunnels of MTU {network.tunnel_mtu}, and those of {name} take {mtu_by(hypervisor)}; a "
+                f"placed machine is not moved for it",
             )
     return None
 

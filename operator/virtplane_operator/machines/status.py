@@ -4,8 +4,10 @@
 Unknown, while that agent is silent.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from virtplane_api.interfaces import left_behind
 from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
 from virtplane_api.kube.resources import Key, Object
 from virtplane_api.reasons import Reason
@@ -24,9 +26,17 @@ def placement_of(machine: Object) -> dict[str, Any]:
 
 
 def networks_of(machine: Object) -> set[Key]:
-    """The networks in which claims are held for it."""
+    """The networks in which claims are held for it, also for what its guest still has to let go of."""
     namespace = machine["metadata"]["namespace"]
-    return {Key(namespace, interface["networkName"]) for interface in placement_of(machine).get("interfaces") or ()}
+    return {Key(namespace, interface["networkName"]) for interface in held_interfaces(machine)}
+
+
+def held_interfaces(machine: Object) -> list[Mapping[str, Any]]:
+    """Rows of its placement, and those that are left of a former one on its host."""
+    placement, status = placement_of(machine), machine.get("status", {})
+    is_there = (status.get("host") or {}).get("state") == "Present"
+    left = left_behind(placement, status.get("interfaces") or ()) if is_there else []
+    return [*(placement.get("interfaces") or ()), *left]
 
 
 def next_token(machine: Object) -> int:

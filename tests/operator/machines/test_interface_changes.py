@@ -14,9 +14,16 @@ ROW = claimed("lan", "lan", MAC, "10.20.0.9")
 HELD_PORT = {"name": "other", "networkName": "lan"} | FORWARD
 
 
-def changed(world: World, *interfaces: Object, has: list[Object] | None = None, **status: Any) -> Any:
+def changed(
+    world: World,
+    *interfaces: Object,
+    has: list[Object] | None = None,
+    hypervisor_status: Object | None = None,
+    **status: Any,
+) -> Any:
     """The next placement's interfaces of a machine that has `has`; a word and a message; or None."""
-    world.store.put(HYPERVISORS, hypervisor() | {"status": {"networkModes": ["NAT", "Isolated"]}})
+    modes = {"networkModes": ["NAT", "Isolated"]}
+    world.store.put(HYPERVISORS, hypervisor() | {"status": hypervisor_status or modes})
     rows = [ROW] if has is None else has
     machine = vm(interfaces=interfaces, placement=placed(token=7, interfaces=rows, disks=["as before"]), status=status)
     world.store.put(VIRTUAL_MACHINES, machine)
@@ -122,11 +129,38 @@ def test_what_cannot_be_had_is_said_and_no_part_of_the_change_is(
     assert words in found[1]
 
 
+@pytest.mark.parametrize(
+    ("claims", "underlay_mtu", "reason", "words"),
+    [
+        (
+            {"vni": 5000, "mtu": 1450},
+            1400,
+            "NicNotAttachable",
+            "has tunnels of MTU 1450, and those of host-a-qemu take 1350",
+        ),
+        ({}, 1500, "NetworkNotReady", "VirtualNetwork wide has no number and MTU of its tunnels yet"),
+        ({"vni": 5000, "mtu": 1450}, 1500, "", ""),
+    ],
+    ids=["smaller tunnels", "not numbered yet", "as large"],
+)
+def test_an_overlay_comes_to_a_placed_machine_only_where_its_host_s_tunnels_fit(
+    claims: Object, underlay_mtu: int, reason: str, words: str
+) -> None:
+    wide = network("wide", mode="Overlay", ipv4={"cidr": "10.50.0.0/24"}) | {"status": claims}
+    modes: Object = {"networkModes": ["NAT", "Overlay"], "underlay": {"address": "192.0.2.1", "mtu": underlay_mtu}}
+    found = changed(world(wide), LAN, {"name": "wide", "networkName": "wide"}, hypervisor_status=modes)
+    if not reason:
+        assert [row["name"] for row in found] == ["lan", "wide"]
+        return
+    assert found[0] == reason
+    assert words in found[1]
+
+
 def test_a_host_port_of_another_host_s_machine_is_free() -> None:
     there = vm("db", uid="db-uid", placement=placed("host-b-qemu", interfaces=[claimed("x", "wan") | FORWARD]))
     assert changed(world(there), LAN | FORWARD) == [ROW | FORWARD]
 
 
 def test_an_interface_that_comes_back_before_its_guest_has_let_go_of_it_gets_what_it_had() -> None:
-    seen = {"host": {"hypervisor": "host-a-qemu", "token": 7, "state": "Present"}, "interfaces": [ROW]}
+    seen: Object = {"host": {"hypervisor": "host-a-qemu", "token": 7, "state": "Present"}, "interfaces": [ROW]}
     assert changed(world(), LAN, has=[], **seen) == [ROW]

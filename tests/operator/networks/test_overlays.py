@@ -237,3 +237,21 @@ async def test_the_others_hear_of_a_host_at_once_and_of_one_more_machine_in_a_wh
     loop._queued.clear()  # of the network itself
     operator.store.put(VIRTUAL_MACHINES, vm(placement=placed(host, interfaces=[claimed()])))
     assert (Key("shop", "lan") in loop._timers, Key("shop", "lan") in loop._queued) == (waits, not waits)
+
+
+async def test_a_network_is_counted_anew_when_a_guest_lets_go_long_after_its_placement_did() -> None:
+    client = cast("KubeClient", object())  # nothing is asked of it
+    operator = Operator(client, system_namespace="virtplane-system", identity="test", cluster_id="cluster-1")
+    operator.store.put(NETWORKS, network("lan", status={"used": 1}))
+    host = {"hypervisor": "host-a-qemu", "token": 8, "state": "Present"}
+    given_up = placed(token=8, interfaces=[])
+    kept, gone = (
+        vm(version=version, placement=given_up, status={"host": host} | rows)
+        for version, rows in ((101, {"interfaces": [claimed()]}), (102, {}))
+    )
+    operator.store.put(VIRTUAL_MACHINES, kept)
+    loop = operator._loops[NETWORKS.plural]
+    loop._queued.clear()
+    loop._timers.clear()
+    operator.store.put(VIRTUAL_MACHINES, gone)
+    assert Key("shop", "lan") in loop._timers
