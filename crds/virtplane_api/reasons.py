@@ -80,6 +80,7 @@ class Reason(StrEnum):
     NO_UPSTREAM_DNS = "NoUpstreamDNS"
     FORWARDING_BLOCKED = "ForwardingBlocked"
     FIREWALL_NOT_POSSIBLE = "FirewallNotPossible"
+    VLAN_NOT_POSSIBLE = "VLANNotPossible"
     HIDES_HOST_ROUTE = "HidesHostRoute"
     NO_SUCH_BRIDGE = "NoSuchBridge"
     NETWORK_ERROR = "NetworkError"

@@ -52,6 +52,13 @@ class NetworkMode(StrEnum):
     """A program without rights relays for each guest, which reaches out and is reached as that program is."""
 
 
+class NetworkCapability(StrEnum):
+    """What networks may ask of a host beyond their mode: named in `missingCapabilities` of a Hypervisor without it."""
+
+    FIREWALL = "NetworkFirewall"
+    VLAN = "NetworkVLAN"
+
+
 class Addressing(StrEnum):
     """How a guest gets the addresses that were claimed for it."""
 

@@ -68,6 +68,7 @@ GOOD: list[tuple[str, Object]] = [
     ("an excluded range", ipv4(excludedRanges=[{"start": "10.20.0.2", "end": "10.20.0.9"}])),
     ("somebody else's addresses", network(mode="Bridge", ipv4=None, bridge={"name": "br-lan"})),
     ("a bridge with addresses of ours", network(mode="Bridge", bridge={"name": "vmbr0.100"})),
+    ("a VLAN of a bridge", network(mode="Bridge", ipv4=None, bridge={"name": "br-lan", "vlan": 4094})),
     ("a route", network(routes=[{"destination": "10.99.0.0/16", "via": "10.20.0.5"}])),
     (
         "an IPv6 route",
@@ -118,6 +119,16 @@ BAD: list[tuple[str, Object, str]] = [
     ("Bridge without a bridge", network(mode="Bridge"), "bridge names the host's bridge of mode Bridge"),
     ("a bridge of another mode", network(bridge={"name": "br0"}), "bridge names the host's bridge of mode Bridge"),
     ("a path for a bridge", network(mode="Bridge", bridge={"name": "../x"}), "spec.bridge.name: Invalid value"),
+    (
+        "the VLAN of no VLAN",
+        network(mode="Bridge", bridge={"name": "br-lan", "vlan": 0}),
+        "spec.bridge.vlan: Invalid value: 0",
+    ),
+    (
+        "a VLAN that is reserved",
+        network(mode="Bridge", bridge={"name": "br-lan", "vlan": 4095}),
+        "spec.bridge.vlan in body should be less than or equal to 4094",
+    ),
     ("no CIDR", ipv4(cidr="10.20.0.0"), "must be a network in CIDR notation, for example 10.20.0.0/24"),
     ("bits behind the prefix", ipv4(cidr="10.20.0.1/24"), "no bits may be set behind the prefix"),
     ("IPv6 for IPv4", ipv4(cidr="fd00:20::/64"), "must be an IPv4 network of at least four addresses"),
@@ -278,6 +289,22 @@ def test_what_no_overlay_has_is_refused_in_its_status(
     with pytest.raises(CommandError) as refused:
         reported(server, namespace, **status)
     assert message in refused.value.stderr.replace('"integer": ', "")
+
+
+@pytest.mark.parametrize(("before", "after"), [(20, 30), (20, None), (None, 20)])
+def test_the_vlan_of_a_network_is_kept_while_machines_are_on_it(
+    server: ControlPlane, namespace: str, before: int | None, after: int | None
+) -> None:
+    def of(vlan: int | None, name: str = "br-lan") -> Object:
+        return network(mode="Bridge", bridge={"name": name} | ({"vlan": vlan} if vlan is not None else {}))
+
+    apply(server, of(before), "-n", namespace)
+    is_used(server, namespace, 1)
+    with pytest.raises(CommandError, match=r"spec.bridge.vlan cannot be changed while machines are on the network"):
+        apply(server, of(after), "-n", namespace)
+    apply(server, of(before, "br-other"), "-n", namespace)
+    is_used(server, namespace, 0)
+    apply(server, of(after), "-n", namespace)
 
 
 def test_a_network_s_columns_tell_what_one_looks_for(server: ControlPlane, namespace: str) -> None:

@@ -173,6 +173,15 @@ class HostBridge(StructuralModel):
         description="A bridge of the host. It is not made, and nothing of it is changed but a port for the network.",
         examples=["br-lan"],
     )
+    vlan: Annotated[int, Field(ge=1, le=4094)] | None = Field(
+        default=None,
+        description=(
+            "The VLAN of that bridge (IEEE 802.1Q) that machines are on: their frames carry its tag there, and they "
+            "see none. Without it: untagged. A machine is placed only where the host can (NetworkVLAN). Not changed "
+            "while a machine is on it."
+        ),
+        examples=[20],
+    )
 
 
 class VirtualNetworkSpec(StructuralModel):
@@ -303,6 +312,10 @@ def _kept_in_use(subnet: str) -> CelRule:
     )
 
 
+def _vlan_of(spec: str) -> str:
+    return f"(has({spec}.bridge) && has({spec}.bridge.vlan) ? {spec}.bridge.vlan : 0)"
+
+
 VIRTUAL_NETWORK = CustomResource(
     group=GROUP,
     version=VERSION,
@@ -329,6 +342,10 @@ VIRTUAL_NETWORK = CustomResource(
                 "(has(self.status.vni) && self.status.vni == oldSelf.status.vni)"
             ),
             message="status.vni cannot be changed while machines are on the network (status.used)",
+        ),
+        CelRule(
+            rule=f"{_UNCHANGED_IN_USE}{_vlan_of('self.spec')} == {_vlan_of('oldSelf.spec')}",
+            message="spec.bridge.vlan cannot be changed while machines are on the network (status.used)",
         ),
     ),
     printer_columns=(

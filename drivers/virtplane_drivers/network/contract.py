@@ -164,6 +164,8 @@ class Network:
     routes: tuple[Route, ...] = ()
     host_bridge: str = ""
     """Of mode Bridge: the bridge of the host."""
+    vlan: int | None = None
+    """Of that bridge, 1 to 4094; None: untagged."""
     overlay: Overlay | None = None
     """Of mode Overlay, and never None there."""
     ports: tuple[Port, ...] = ()
@@ -213,7 +215,7 @@ class NetworkFacts:
 
     modes: frozenset[NetworkMode]
     missing: Mapping[str, str] = field(default_factory=dict)
-    """`Network` and a mode, or `NetworkFirewall`, that the driver has elsewhere -> why this host lacks it and what
+    """`Network` and a mode, or a `NetworkCapability`, that the driver has elsewhere -> why this host lacks it and what
     would bring it."""
     underlay: Underlay | None = None
     """What networks of mode Overlay go over; None: there are none."""
@@ -251,8 +253,8 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         A change of firewalls breaks no flow that they still let through, and ends those that they do not any more.
 
         Raises:
-            Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible: a port has a
-                firewall, and the host has no means for it; nothing was changed.
+            Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible, VLANNotPossible:
+                a port has a firewall, or it has a VLAN, and the host has no means for it; nothing was changed.
             Unavailable: not now; it may be so in part, and may be asked for again.
         """
         ...

@@ -3,7 +3,7 @@
 Nothing here waits: between a plan and the moment in which its claims count (`Claims.assumed`) no other plan is made.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from virtplane_api.interfaces import key_of_row
 from virtplane_api.kube.resources import Key, Object, uid_of
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import InterfaceModel, NetworkMode
+from virtplane_api.vocabulary import InterfaceModel, NetworkCapability, NetworkMode
 from virtplane_operator.machines.disks import Blocked
 from virtplane_operator.networks.addresses import (
     VERSIONS,
@@ -98,6 +98,13 @@ def plan_interfaces(
 def host_ports_of(machine: Object) -> frozenset[HostPort]:
     """The ports of its host that the machine asks for."""
     return frozenset(port for _index, port in ports_of(machine))
+
+
+def network_capabilities_of(machine: Object, plans: Iterable[InterfacePlan]) -> frozenset[str]:
+    """What its host needs for its networks beyond their modes."""
+    needed = frozenset[str]().union(*(plan.network.capabilities for plan in plans))
+    has_firewall = "firewall" in machine["spec"] and machine["spec"].get("interfaces")
+    return needed | {NetworkCapability.FIREWALL} if has_firewall else needed
 
 
 # --- the networks -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,12 @@ import pytest
 from tests.operator.objects import DELETED_AT, claimed, network, placed, store_of, vm
 from virtplane_api.kube.resources import NETWORKS, VIRTUAL_MACHINES, Object
 from virtplane_operator.machines.disks import Blocked
-from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of, plan_interfaces
+from virtplane_operator.machines.interfaces import (
+    InterfacePlan,
+    host_ports_of,
+    network_capabilities_of,
+    plan_interfaces,
+)
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.placement import HostPort
@@ -224,6 +229,33 @@ def test_a_machine_s_own_claims_are_no_hindrance_to_it() -> None:
     mine = claimed("lan", "lan", MAC, "10.20.0.9")
     machine = vm(placement={"token": 3, "interfaces": [mine]}, interfaces=[asked])
     assert World(network(), machine).placed(machine) == [mine]
+
+
+OFFICE = {"mode": "Bridge", "bridge": {"name": "br-lan"}}
+PHONES = {"mode": "Bridge", "bridge": {"name": "br-lan", "vlan": 20}}
+WALL: dict[str, Any] = {"defaults": {"ingress": "Deny"}}
+
+
+@pytest.mark.parametrize(
+    ("networks", "machines", "needed"),
+    [
+        ({}, {}, set()),
+        (OFFICE, {}, set()),
+        (PHONES, {}, {"NetworkVLAN"}),
+        ({"firewall": WALL}, {}, {"NetworkFirewall"}),
+        (PHONES | {"firewall": WALL}, {}, {"NetworkFirewall", "NetworkVLAN"}),
+        (OFFICE, {"firewall": {}}, {"NetworkFirewall"}),
+        ({"firewall": WALL}, {"interfaces": []}, set()),
+        ({}, {"firewall": WALL, "interfaces": []}, set()),
+    ],
+)
+def test_a_machine_needs_of_its_host_what_its_networks_and_its_own_firewall_need(
+    networks: dict[str, Any], machines: dict[str, Any], needed: set[str]
+) -> None:
+    machine = vm(**({"interfaces": [LAN]} | machines))
+    plans = World(network(**networks)).plan(machine)
+    assert not isinstance(plans, Blocked)
+    assert network_capabilities_of(machine, plans) == needed
 
 
 def test_two_interfaces_may_be_on_one_network() -> None:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import NetworkMode
+from virtplane_api.vocabulary import NetworkCapability, NetworkMode
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
@@ -50,6 +50,7 @@ from virtplane_drivers.network.linux.tunnels import Tunnels
 from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
 from virtplane_drivers.network.linux.uplinks import Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
+from virtplane_drivers.network.linux.vlans import Vlans
 from virtplane_drivers.network.overlay import Overlay
 
 CHECK_EVERY_S = 10.0
@@ -95,6 +96,7 @@ class LinuxNetworks(NetworkDriver):
         self._router_rules = rules.RouterRules()
         self._host_rules = rules.HostRules(state_id, host_namespace)
         self._firewalls = Firewalls()
+        self._vlans = Vlans(allowances)
         self._hints = Hints()
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
@@ -118,6 +120,7 @@ class LinuxNetworks(NetworkDriver):
             self._applied = self._records.read_all()
             self._settled = dict(self._applied)
             await self._firewalls.find_way()
+            await self._vlans.find_way()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
 
@@ -142,6 +145,8 @@ class LinuxNetworks(NetworkDriver):
         lacking = {f"Network{mode}": why for mode, why in missing.items()}
         if not self._missing and self._firewalls.missing:
             lacking[CAPABILITY] = self._firewalls.missing
+        if not self._missing and self._vlans.missing:
+            lacking[NetworkCapability.VLAN] = self._vlans.missing
         return NetworkFacts(MODES - set(missing), lacking, underlay)
 
     async def inventory(self) -> tuple[str, ...]:
@@ -168,6 +173,7 @@ class LinuxNetworks(NetworkDriver):
         """From the inside out: nothing leads to a guest before its rules are there."""
         self._allowances.check(network)
         self._firewalls.check(network)
+        self._vlans.check(network)
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)

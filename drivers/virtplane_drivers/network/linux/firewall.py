@@ -7,6 +7,7 @@ host. A host without any way has no firewalls, and says so.
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import NetworkCapability
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.host import netns
 from virtplane_drivers.host.blocking import in_thread
@@ -18,7 +19,7 @@ from virtplane_drivers.network.linux.rules.firewall import Way
 from virtplane_drivers.network.linux.rules.judgement import Judge
 from virtplane_drivers.network.linux.rules.nft import command
 
-CAPABILITY = "NetworkFirewall"
+CAPABILITY = NetworkCapability.FIREWALL
 _CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
 _SYSCTLS, _LOOSE = Path("/proc/sys/net/bridge"), Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
 _WITH_CT = "table bridge probe {\n chain c {\n type filter hook prerouting priority 0;\n ct state new accept\n }\n}\n"
