@@ -67,6 +67,7 @@ class Reason(StrEnum):
     ADDRESS_IN_USE = "AddressInUse"
     ADDRESS_NOT_IN_NETWORK = "AddressNotInNetwork"
     ADDRESS_EXCLUDED = "AddressExcluded"
+    ADDRESS_NOT_CLAIMED = "AddressNotClaimed"
     ADDRESSES_EXHAUSTED = "AddressesExhausted"
     MAC_ADDRESS_IN_USE = "MacAddressInUse"
     FORWARD_NOT_POSSIBLE = "ForwardNotPossible"

@@ -60,11 +60,13 @@ class NetworkCapability(StrEnum):
 
 
 class Addressing(StrEnum):
-    """How a guest gets the addresses that were claimed for it."""
+    """How a guest gets the addresses that were claimed for it, or its own."""
 
     DHCP = "DHCP"
     STATIC = "Static"
     """Nobody tells it: it is configured inside."""
+    SLAAC = "SLAAC"
+    """Of IPv6: none is claimed. The router tells the prefix, and the guest chooses (RFC 4862)."""
 
 
 class InterfaceModel(StrEnum):

@@ -133,7 +133,7 @@ class Port:
     mac: str
     """Lower-case, with colons."""
     addresses: tuple[IpAddress, ...] = ()
-    """At most one of each family. Of a family that the network does not manage: none."""
+    """At most one of each family. Of a family that the network does not manage, or of SLAAC: none."""
     forwards: tuple[PortForward, ...] = ()
     firewall: str = ""
     """Name of a firewall of the network; empty: all flows pass."""
@@ -178,6 +178,14 @@ class Network:
     def subnets(self) -> tuple[Subnet, ...]:
         """Those that it has."""
         return tuple(subnet for subnet in (self.ipv4, self.ipv6) if subnet is not None)
+
+    @property
+    def chosen_prefix(self) -> IPv6Network | None:
+        """Of SLAAC: in which each guest chooses addresses of its own."""
+        if self.ipv6 is None or self.ipv6.addressing is not Addressing.SLAAC:
+            return None
+        cidr = self.ipv6.cidr
+        return cidr if isinstance(cidr, IPv6Network) else None
 
     @property
     def has_firewall(self) -> bool:

@@ -55,6 +55,11 @@ class Network:
         )
 
     @property
+    def counted(self) -> Subnet | None:
+        """Of which status.free speaks: the first family whose addresses are claimed."""
+        return next((subnet for _version, subnet in sorted(self.subnets.items()) if subnet.is_claimed), None)
+
+    @property
     def cidrs(self) -> str:
         """Its addresses, for people."""
         return " and ".join(str(subnet.cidr) for subnet in self.subnets.values())

@@ -46,6 +46,7 @@ from virtplane_drivers.network.linux.namespace import (
     traces,
 )
 from virtplane_drivers.network.linux.records import Applied, Records
+from virtplane_drivers.network.linux.rules.spoofing import by_mac
 from virtplane_drivers.network.linux.tunnels import Tunnels
 from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
 from virtplane_drivers.network.linux.uplinks import Uplinks
@@ -295,8 +296,14 @@ class LinuxNetworks(NetworkDriver):
 
 
 def addresses_of(network: Network) -> dict[IpAddress, tuple[str, str]]:
-    """Each address with the port that has it."""
-    return {address: port.key for port in network.ports for address in port.addresses}
+    """Each address that is known to be a port's, with that one."""
+    prefix = network.chosen_prefix
+    held: dict[IpAddress, tuple[str, str]] = {}
+    for port in network.ports:
+        held |= dict.fromkeys(port.addresses, port.key)
+        if prefix is not None:
+            held[by_mac(prefix, port.mac)] = port.key
+    return held
 
 
 def forwards_of(network: Network) -> dict[PortForward, tuple[str, str]]:

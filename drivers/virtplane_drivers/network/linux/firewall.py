@@ -7,7 +7,7 @@ host. A host without any way has no firewalls, and says so.
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import NetworkCapability
+from virtplane_api.vocabulary import FirewallAction, NetworkCapability
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.host import netns
 from virtplane_drivers.host.blocking import in_thread
@@ -47,10 +47,16 @@ class Firewalls:
             self.way, self.missing = Way.BRIDGE_CONNTRACK, ""
 
     def check(self, network: Network) -> None:
-        """Raises Refused: the network has a firewall, and this host has none (FirewallNotPossible)."""
+        """Raises Refused (FirewallNotPossible): this host has none, or one would let through what it says not to."""
         if self.missing and network.has_firewall:
             raise Refused(
                 f"network {network.namespace}/{network.name} has a firewall: {self.missing}",
+                reason=Reason.FIREWALL_NOT_POSSIBLE,
+            )
+        if network.has_firewall and network.chosen_prefix is not None and denies_peers(network):
+            raise Refused(
+                f"network {network.namespace}/{network.name}: peers are not known by their IPv6 addresses of SLAAC, so "
+                f"that no rule of its firewalls can deny them: deny all and allow the others, or take DHCP",
                 reason=Reason.FIREWALL_NOT_POSSIBLE,
             )
 
@@ -85,6 +91,11 @@ def router_addresses(network: Network) -> tuple[IpAddress, ...]:
     return tuple(interface.ip for interface in bridge_interfaces(network))
 
 
+def denies_peers(network: Network) -> bool:
+    """Whether a rule denies machines by what they are."""
+    return any(rule.groups and rule.action is FirewallAction.DENY for one in network.firewalls for rule in one.rules)
+
+
 def may_end_flows(before: Network, now: Network) -> bool:
     """Whether a flow that was let through may not be any more. A port more is no reason to look at all flows."""
     if (before.groups, before.routes, before.subnets) != (now.groups, now.routes, now.subnets):
@@ -93,7 +104,7 @@ def may_end_flows(before: Network, now: Network) -> bool:
     rules_before, rules_now = ({one.name: one for one in network.firewalls} for network in (before, now))
     for port in now.ports:
         name = had.get((port.key, port.addresses))
-        if name is None and not port.addresses:
+        if name is None and (not port.addresses or now.chosen_prefix is not None):
             return True
         if name is not None and (name != port.firewall or rules_before.get(name) != rules_now.get(name)):
             return True

@@ -133,6 +133,7 @@ CHANGES = {
 
 
 @pytest.mark.usefixtures("neighbours")
+@pytest.mark.parametrize("neighbours", [1], indirect=True, ids=["a bridge that filters by VLAN"])
 @pytest.mark.parametrize(("before", "after"), CHANGES.values(), ids=list(CHANGES))
 async def test_a_change_that_was_cut_off_at_any_step_goes_on_and_then_nothing_is_touched(
     host: Host, router: Path, uplinks: Uplinks, before: Network, after: Network
