@@ -1,14 +1,18 @@
 """Another spec.interfaces of a machine that has its place: what its next placement has, or why that cannot be had."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from virtplane_api.interfaces import is_claimed
+from virtplane_api.interfaces import is_claimed, key_of_row
 from virtplane_api.kube.resources import HYPERVISORS, Key, Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_operator.machines.disks import Blocked
-from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of, plan_interfaces
+from virtplane_operator.machines.interfaces import (
+    InterfacePlan,
+    host_ports_of,
+    network_capabilities_of,
+    plan_interfaces,
+)
 from virtplane_operator.machines.status import next_token, placement_of
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
@@ -35,8 +39,7 @@ def interface_change(
     if isinstance(plans, Blocked):
         return plans
     hypervisor = store.get(HYPERVISORS, Key("", placement["hypervisor"])) or {}
-    modes = hypervisor.get("status", {}).get("networkModes") or ()
-    blocked = _not_here(plans, modes, placement["hypervisor"]) or _port_in_use(claims, machine, placement)
+    blocked = _not_here(machine, plans, hypervisor) or _port_in_use(claims, machine, placement)
     if blocked is not None:
         return blocked
     changed = {field: value for field, value in placement.items() if field != "interfaces"}
@@ -46,13 +49,25 @@ def interface_change(
     return Change(plans, changed)
 
 
-def _not_here(plans: tuple[InterfacePlan, ...], modes: Collection[str], hypervisor: str) -> Blocked | None:
+def _not_here(machine: Object, plans: tuple[InterfacePlan, ...], hypervisor: Object) -> Blocked | None:
+    placement, status = placement_of(machine), hypervisor.get("status", {})
+    modes = status.get("networkModes") or ()
+    missing = {row["name"]: row["message"] for row in status.get("missingCapabilities") or ()}
+    present = {key_of_row(row) for row in placement.get("interfaces") or ()}
     for index, plan in enumerate(plans):
         if plan.network.mode not in modes:
             return Blocked(
                 Reason.NIC_NOT_ATTACHABLE,
                 f"spec.interfaces[{index}].networkName: VirtualNetwork {plan.network.key.name} is of mode "
-                f"{plan.network.mode}, which {hypervisor} has not; a placed machine is not moved for it",
+                f"{plan.network.mode}, which {placement['hypervisor']} has not; a placed machine is not moved for it",
+            )
+        lacking = sorted(network_capabilities_of(machine, [plan]) & missing.keys())
+        # Of one that it has already its agent says so: a network's firewall may be younger than the machine.
+        if lacking and (plan.name, plan.network.uid) not in present:
+            return Blocked(
+                Reason.NIC_NOT_ATTACHABLE,
+                f"spec.interfaces[{index}].networkName: VirtualNetwork {plan.network.key.name} takes {lacking[0]}, "
+                f"which {placement['hypervisor']} has not; a placed machine is not moved for it: {missing[lacking[0]]}",
             )
     return None
 
