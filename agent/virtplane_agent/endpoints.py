@@ -22,6 +22,7 @@ from virtplane_drivers.attachment import (
 )
 from virtplane_drivers.hypervisor.contract import Facts, HypervisorDriver
 from virtplane_drivers.network.contract import IpAddress, NetworkDriver
+from virtplane_drivers.network.linux.allowances import BridgeVlans
 from virtplane_drivers.network.overlay import Underlay
 from virtplane_drivers.storage.contract import StorageDriver
 
@@ -60,7 +61,9 @@ class Settings:
     transit_cidr: IPv4Network = DEFAULT_TRANSIT_CIDR
     """What lies between this host and the routers of its networks; routed nowhere else."""
     allowed_bridges: tuple[str, ...] = ()
-    """Of the host, that networks of mode Bridge may join."""
+    """Of the host, that networks of mode Bridge may join untagged."""
+    allowed_vlans: tuple[BridgeVlans, ...] = ()
+    """Of bridges of the host, that networks of mode Bridge may have."""
     allowed_routed: tuple[IPv4Network | IPv6Network, ...] = ()
     """Addresses that the host may route for networks of mode Routed."""
     host_network_namespace: Path | None = None
@@ -180,7 +183,9 @@ def _network(name: str, settings: Settings) -> NetworkDriver:
                 settings.runtime_folder,
                 transit_cidr=settings.transit_cidr,
                 host_namespace=settings.host_network_namespace,
-                allowances=Allowances(frozenset(settings.allowed_bridges), settings.allowed_routed),
+                allowances=Allowances(
+                    frozenset(settings.allowed_bridges), settings.allowed_routed, settings.allowed_vlans
+                ),
                 underlay_address=settings.underlay_address,
             )
         case "passt":

@@ -33,6 +33,7 @@ from virtplane_api.names import (
     agent_lease_name,
 )
 from virtplane_drivers.errors import DriverError
+from virtplane_drivers.network.linux.allowances import BridgeVlans
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script; its exit status: 0 after a signal, 1 a fault, 2 a wrong call, 3 another agent is there."""
-    options = _parser().parse_args(argv)
+    options = argument_parser().parse_args(argv)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return asyncio.run(_until_signal(_run(options)))
@@ -77,7 +78,8 @@ async def _run(options: argparse.Namespace) -> None:
             qemu_accelerator=options.qemu_accelerator,
             transit_cidr=options.transit_cidr,
             host_network_namespace=options.host_netns,
-            allowed_bridges=tuple(options.allow_bridge),
+            allowed_bridges=tuple(one for one in options.allow_bridge if isinstance(one, str)),
+            allowed_vlans=tuple(one for one in options.allow_bridge if not isinstance(one, str)),
             allowed_routed=tuple(options.allow_routed),
             underlay_address=options.underlay_address,
         )
@@ -172,6 +174,15 @@ def _transit_cidr(text: str) -> IPv4Network:
     return network
 
 
+def _bridge(text: str) -> str | BridgeVlans:
+    if text and ":" not in text:
+        return text
+    try:
+        return BridgeVlans.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text)
@@ -187,7 +198,8 @@ def _default_folders() -> tuple[Path, Path]:
     return state / "virtplane", Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "virtplane"
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     state, runtime = _default_folders()
     parser = argparse.ArgumentParser(prog="virtplane-agent", description=__doc__)
     parser.add_argument(
@@ -238,10 +250,12 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--allow-bridge",
+        type=_bridge,
         action="append",
         default=[],
-        metavar="NAME",
-        help="networks of mode Bridge may join this bridge of the host; may be repeated (default: none)",
+        metavar="NAME[:VLAN[-VLAN]]",
+        help="networks of mode Bridge may join this bridge of the host: NAME untagged, NAME:20 or NAME:100-199 in "
+        "those VLANs alone; may be repeated (default: none)",
     )
     parser.add_argument(
         "--allow-routed",

@@ -52,12 +52,21 @@ class NetworkMode(StrEnum):
     """A program without rights relays for each guest, which reaches out and is reached as that program is."""
 
 
+class NetworkCapability(StrEnum):
+    """What networks may ask of a host beyond their mode: named in `missingCapabilities` of a Hypervisor without it."""
+
+    FIREWALL = "NetworkFirewall"
+    VLAN = "NetworkVLAN"
+
+
 class Addressing(StrEnum):
-    """How a guest gets the addresses that were claimed for it."""
+    """How a guest gets the addresses that were claimed for it, or its own."""
 
     DHCP = "DHCP"
     STATIC = "Static"
     """Nobody tells it: it is configured inside."""
+    SLAAC = "SLAAC"
+    """Of IPv6: none is claimed. The router tells the prefix, and the guest chooses (RFC 4862)."""
 
 
 class InterfaceModel(StrEnum):

@@ -68,6 +68,18 @@ GOOD: list[tuple[str, Object]] = [
     ("an excluded range", ipv4(excludedRanges=[{"start": "10.20.0.2", "end": "10.20.0.9"}])),
     ("somebody else's addresses", network(mode="Bridge", ipv4=None, bridge={"name": "br-lan"})),
     ("a bridge with addresses of ours", network(mode="Bridge", bridge={"name": "vmbr0.100"})),
+    ("addresses of the machines' own choice", ipv6(addressing="SLAAC", gateway="None")),
+    (
+        "SLAAC of the bridge's own router, and a firewall that allows peers",
+        network(
+            mode="Bridge",
+            bridge={"name": "br-lan"},
+            ipv4=None,
+            ipv6={"cidr": "2001:db8:1::/64", "addressing": "SLAAC"},
+            firewall=walled(peers={"matchLabels": {"role": "front"}})["spec"]["firewall"],
+        ),
+    ),
+    ("a VLAN of a bridge", network(mode="Bridge", ipv4=None, bridge={"name": "br-lan", "vlan": 4094})),
     ("a route", network(routes=[{"destination": "10.99.0.0/16", "via": "10.20.0.5"}])),
     (
         "an IPv6 route",
@@ -118,6 +130,43 @@ BAD: list[tuple[str, Object, str]] = [
     ("Bridge without a bridge", network(mode="Bridge"), "bridge names the host's bridge of mode Bridge"),
     ("a bridge of another mode", network(bridge={"name": "br0"}), "bridge names the host's bridge of mode Bridge"),
     ("a path for a bridge", network(mode="Bridge", bridge={"name": "../x"}), "spec.bridge.name: Invalid value"),
+    ("SLAAC for IPv4", ipv4(addressing="SLAAC"), "spec.ipv4.addressing: Invalid value: SLAAC is of IPv6"),
+    (
+        "SLAAC of a program",
+        network(mode="User", ipv6={"cidr": "fd00:20::/64", "addressing": "SLAAC"}),
+        "spec.ipv6.addressing: Invalid value: SLAAC is of the modes NAT, Routed, Isolated and Bridge",
+    ),
+    (
+        "SLAAC less some addresses",
+        ipv6(addressing="SLAAC", excludedRanges=[{"start": "fd00:20::2", "end": "fd00:20::9"}]),
+        "spec.ipv6.excludedRanges: Invalid value: machines choose their own addresses",
+    ),
+    (
+        "a route by way of nobody",
+        network(
+            ipv6={"cidr": "fd00:20::/64", "addressing": "SLAAC"},
+            routes=[{"destination": "fd99::/64", "via": "fd00:20::5"}],
+        ),
+        "spec.routes: Invalid value: no machine is known by an IPv6 address of SLAAC",
+    ),
+    (
+        "a firewall against whom nobody knows",
+        network(
+            ipv6={"cidr": "fd00:20::/64", "addressing": "SLAAC"},
+            firewall=walled(action="Deny", peers={"matchLabels": {}})["spec"]["firewall"],
+        ),
+        "spec.firewall.rules: Invalid value: peers are not known by their IPv6 addresses of SLAAC",
+    ),
+    (
+        "the VLAN of no VLAN",
+        network(mode="Bridge", bridge={"name": "br-lan", "vlan": 0}),
+        "spec.bridge.vlan: Invalid value: 0",
+    ),
+    (
+        "a VLAN that is reserved",
+        network(mode="Bridge", bridge={"name": "br-lan", "vlan": 4095}),
+        "spec.bridge.vlan in body should be less than or equal to 4094",
+    ),
     ("no CIDR", ipv4(cidr="10.20.0.0"), "must be a network in CIDR notation, for example 10.20.0.0/24"),
     ("bits behind the prefix", ipv4(cidr="10.20.0.1/24"), "no bits may be set behind the prefix"),
     ("IPv6 for IPv4", ipv4(cidr="fd00:20::/64"), "must be an IPv4 network of at least four addresses"),
@@ -242,6 +291,12 @@ def test_mode_and_addresses_of_a_network_are_kept_while_machines_are_on_it(
         apply(server, network(mode="Isolated", ipv6={"cidr": "fd00:20::/64"}), "-n", namespace)
     apply(server, network(mode="Isolated", mtu=1400), "-n", namespace)
     is_used(server, namespace, 0)
+    chosen, given = ({"cidr": "fd00:20::/64", "addressing": how} for how in ("SLAAC", "DHCP"))
+    apply(server, network(mode="Isolated", ipv6=chosen), "-n", namespace)
+    is_used(server, namespace, 1)
+    with pytest.raises(CommandError, match=r"spec.ipv6.addressing: SLAAC cannot be taken up or given up while"):
+        apply(server, network(mode="Isolated", ipv6=given), "-n", namespace)
+    is_used(server, namespace, 0)
     apply(server, network(mode="NAT", ipv4={"cidr": "10.21.0.0/24"}), "-n", namespace)
 
 
@@ -278,6 +333,22 @@ def test_what_no_overlay_has_is_refused_in_its_status(
     with pytest.raises(CommandError) as refused:
         reported(server, namespace, **status)
     assert message in refused.value.stderr.replace('"integer": ', "")
+
+
+@pytest.mark.parametrize(("before", "after"), [(20, 30), (20, None), (None, 20)])
+def test_the_vlan_of_a_network_is_kept_while_machines_are_on_it(
+    server: ControlPlane, namespace: str, before: int | None, after: int | None
+) -> None:
+    def of(vlan: int | None, name: str = "br-lan") -> Object:
+        return network(mode="Bridge", bridge={"name": name} | ({"vlan": vlan} if vlan is not None else {}))
+
+    apply(server, of(before), "-n", namespace)
+    is_used(server, namespace, 1)
+    with pytest.raises(CommandError, match=r"spec.bridge.vlan cannot be changed while machines are on the network"):
+        apply(server, of(after), "-n", namespace)
+    apply(server, of(before, "br-other"), "-n", namespace)
+    is_used(server, namespace, 0)
+    apply(server, of(after), "-n", namespace)
 
 
 def test_a_network_s_columns_tell_what_one_looks_for(server: ControlPlane, namespace: str) -> None:

@@ -64,6 +64,7 @@ def test_the_examples_work_together(live: Live, applied: list[Object]) -> None:
         "backstage": "Served",
         "routed": "NoMachines",
         "office": "NoMachines",
+        "phones": "NoMachines",
         "plain": "NoMachines",
         "wide": "NoMachines",
     }

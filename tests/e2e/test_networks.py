@@ -188,6 +188,15 @@ def test_a_mode_that_no_hypervisor_has_is_said_plainly(live: Live, namespace: st
     assert "1 lacks network mode Overlay" in condition(waiting, "Ready")["message"]
 
 
+def test_a_machine_is_not_placed_where_its_network_s_vlan_is_not_to_be_had(live: Live, namespace: str) -> None:
+    live.apply(network("phones", namespace, mode="Bridge", ipv4=None, bridge={"name": BRIDGE, "vlan": 20}))
+    live.apply(vm("web", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("phones")]))
+    waiting = live.wait_condition("vpvm", "web", namespace, "NoHypervisorFits")
+    message = condition(waiting, "Ready")["message"]
+    assert "1 lacks NetworkVLAN: " in message
+    assert re.search("modprobe 8021q|--allow-bridge NAME:VLAN", message)
+
+
 def test_two_networks_with_the_same_addresses_do_not_meet(live: Live, namespace: str) -> None:
     host = live.system.host(AGENT)
     for number in (1, 2):

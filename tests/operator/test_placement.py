@@ -38,6 +38,11 @@ ONE_FITS = [
     ("the pool of a disk", {"storage": (dataclasses.replace(ON_FAST, pool_uid="new"),)}, {"ready_pool_uids": {"new"}}),
     ("beside an existing local volume", {"storage": (dataclasses.replace(ON_FAST, agent_name="b"),)}, {}),
     ("the mode of a network", {"network_modes": frozenset({"Overlay"})}, {"network_modes": {"NAT", "Overlay"}}),
+    (
+        "a host whose networks can have firewalls",
+        {"network_capabilities": frozenset({"NetworkFirewall"})},
+        {"missing_capabilities": {"NetworkVLAN": "modprobe 8021q"}},
+    ),
     ("more memory than the other has", {"memory_mib": 9000}, {"allocatable_memory_mib": 9000}),
     ("more CPUs than the other has", {"cores": 41}, {"allocatable_cores": 41}),
 ]
@@ -45,7 +50,10 @@ ONE_FITS = [
 
 @pytest.mark.parametrize(("asked", "has"), [row[1:] for row in ONE_FITS], ids=[row[0] for row in ONE_FITS])
 def test_a_machine_goes_where_it_fits(asked: dict[str, Any], has: dict[str, Any]) -> None:
-    chosen = choose(request(**asked), [hypervisor("a-qemu"), hypervisor("b-qemu", **has), hypervisor("c-qemu")])
+    others = {"missing_capabilities": {"NetworkFirewall": "modprobe br_netfilter"}}
+    chosen = choose(
+        request(**asked), [hypervisor("a-qemu", **others), hypervisor("b-qemu", **has), hypervisor("c-qemu", **others)]
+    )
     assert isinstance(chosen, Candidate)
     assert chosen.name == "b-qemu"
 
@@ -120,6 +128,15 @@ NOTHING_FITS = [
         {"network_modes": frozenset({"NAT", "Overlay"})},
         [{}, {"network_modes": frozenset()}],
         "0 of 2 hypervisors fit: 2 lack network modes NAT, Overlay",
+    ),
+    (
+        "a firewall and a VLAN, which hosts lack each for its own reason",
+        {"network_capabilities": frozenset({"NetworkFirewall", "NetworkVLAN"})},
+        [
+            {"missing_capabilities": {"NetworkFirewall": "no br_netfilter", "Network": "other"}},
+            {"missing_capabilities": {"NetworkVLAN": "no 8021q"}},
+        ],
+        "0 of 2 hypervisors fit: 2 lack NetworkFirewall: no br_netfilter; NetworkVLAN: no 8021q",
     ),
     (
         "a host port that another machine has",

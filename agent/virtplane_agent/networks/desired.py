@@ -34,6 +34,7 @@ def network_value(network: Object, ports: Iterable[Port], overlay: Overlay | Non
         ),
         host_bridge=(spec.get("bridge") or {}).get("name", ""),
         overlay=overlay,
+        vlan=(spec.get("bridge") or {}).get("vlan"),
         ports=tuple(ports),
     )
 

@@ -72,6 +72,11 @@ class Ipv4Subnet(StructuralModel):
             message="must be an IPv4 network of at least four addresses, from /8 to /30",
             field_path=".cidr",
         ),
+        CelRule(
+            rule="!has(self.addressing) || self.addressing != 'SLAAC'",
+            message="SLAAC is of IPv6: take DHCP or Static",
+            field_path=".addressing",
+        ),
         _GATEWAY_IN_CIDR,
         _GATEWAY_NOT_EXCLUDED,
         _EXCLUDED_IN_CIDR,
@@ -107,6 +112,11 @@ class Ipv6Subnet(StructuralModel):
             message="must be an IPv6 network of length /64 (RFC 4291), and not link-local, for example fd00:20::/64",
             field_path=".cidr",
         ),
+        CelRule(
+            rule="!has(self.addressing) || self.addressing != 'SLAAC' || !has(self.excludedRanges)",
+            message="machines choose their own addresses by SLAAC, so that none can be excluded: leave it out",
+            field_path=".excludedRanges",
+        ),
         _GATEWAY_IN_CIDR,
         _GATEWAY_NOT_EXCLUDED,
         _EXCLUDED_IN_CIDR,
@@ -120,7 +130,11 @@ class Ipv6Subnet(StructuralModel):
     )
     addressing: Addressing | None = Field(
         default=None,
-        description="How machines get their addresses. DHCP, the default: DHCPv6. Static: nobody tells them.",
+        description=(
+            "How machines get their addresses. DHCP, the default: DHCPv6. Static: nobody does. SLAAC: each chooses "
+            "within the network, and none is claimed or shown; not of mode User or Overlay. Not changed to or from "
+            "SLAAC while a machine is on the network."
+        ),
         examples=["DHCP"],
     )
     excluded_ranges: Annotated[list[AddressRange], ListAtomic(), Field(max_length=16)] | None = Field(
@@ -173,6 +187,18 @@ class HostBridge(StructuralModel):
         description="A bridge of the host. It is not made, and nothing of it is changed but a port for the network.",
         examples=["br-lan"],
     )
+    vlan: Annotated[int, Field(ge=1, le=4094)] | None = Field(
+        default=None,
+        description=(
+            "The VLAN of that bridge (IEEE 802.1Q) that machines are on: their frames carry its tag there, and they "
+            "see none. Without it: untagged. A machine is placed only where the host can (NetworkVLAN). Not changed "
+            "while a machine is on it."
+        ),
+        examples=[20],
+    )
+
+
+_IS_SLAAC = "has(self.ipv6) && has(self.ipv6.addressing) && self.ipv6.addressing == 'SLAAC'"
 
 
 class VirtualNetworkSpec(StructuralModel):
@@ -196,6 +222,27 @@ class VirtualNetworkSpec(StructuralModel):
             ),
             message="via must be an address of this network",
             field_path=".routes",
+        ),
+        CelRule(
+            rule=f"!({_IS_SLAAC}) || !(self.mode in ['User', 'Overlay'])",
+            message="SLAAC is of the modes NAT, Routed, Isolated and Bridge: take DHCP",
+            field_path=".ipv6.addressing",
+        ),
+        CelRule(
+            rule=f"!({_IS_SLAAC}) || !has(self.routes) || self.routes.all(r, !isIP(r.via) || ip(r.via).family() == 4)",
+            message="no machine is known by an IPv6 address of SLAAC, so that none leads to a route: take DHCP",
+            field_path=".routes",
+        ),
+        CelRule(
+            rule=(
+                f"!({_IS_SLAAC}) || !has(self.firewall) || !has(self.firewall.rules) || "
+                "self.firewall.rules.all(r, r.action != 'Deny' || !has(r.peers))"
+            ),
+            message=(
+                "peers are not known by their IPv6 addresses of SLAAC, so that a rule cannot deny them: deny all and "
+                "allow the others, or take DHCP"
+            ),
+            field_path=".firewall.rules",
         ),
     )
 
@@ -303,6 +350,14 @@ def _kept_in_use(subnet: str) -> CelRule:
     )
 
 
+def _is_slaac(spec: str) -> str:
+    return f"({_IS_SLAAC.replace('self', spec)})"
+
+
+def _vlan_of(spec: str) -> str:
+    return f"(has({spec}.bridge) && has({spec}.bridge.vlan) ? {spec}.bridge.vlan : 0)"
+
+
 VIRTUAL_NETWORK = CustomResource(
     group=GROUP,
     version=VERSION,
@@ -329,6 +384,14 @@ VIRTUAL_NETWORK = CustomResource(
                 "(has(self.status.vni) && self.status.vni == oldSelf.status.vni)"
             ),
             message="status.vni cannot be changed while machines are on the network (status.used)",
+        ),
+        CelRule(
+            rule=f"{_UNCHANGED_IN_USE}{_is_slaac('self.spec')} == {_is_slaac('oldSelf.spec')}",
+            message="spec.ipv6.addressing: SLAAC cannot be taken up or given up while machines are on the network",
+        ),
+        CelRule(
+            rule=f"{_UNCHANGED_IN_USE}{_vlan_of('self.spec')} == {_vlan_of('oldSelf.spec')}",
+            message="spec.bridge.vlan cannot be changed while machines are on the network (status.used)",
         ),
     ),
     printer_columns=(

@@ -59,11 +59,15 @@ class Link:
     master: int | None = None
     """Index of the bridge that it is a port of."""
     peer: int | None = None
-    """Of a veth: index of its other end, in that one's namespace."""
+    """Of a veth: index of its other end, in that one's namespace. Of a VLAN device: of what it is on."""
     plain_bridge: bool = False
     """Of a bridge: no spanning tree, and multicast goes to all ports."""
     is_limited: bool = False
     """What it sends passes a token bucket."""
+    knows_vlans: bool = False
+    """Of a bridge: this kernel lets it filter its ports by VLAN, whether it does now or not."""
+    vlan: int | None = None
+    """Of a VLAN device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,15 @@ class NetworkStack:
         filters = {} if link is None else {"index": link}
         return [_address(message) for message in self._netlink.get_addr(**filters)]
 
+    def port_vlans(self, port: Link) -> dict[int, int]:
+        """The VLANs that a port of a bridge is in, with their flags (linux/if_bridge.h, BRIDGE_VLAN_INFO_*)."""
+        found: dict[int, int] = {}
+        for message in self._netlink.get_vlans(index=port.index):
+            spec = message.get_attr("IFLA_AF_SPEC")
+            for info in spec.get_attrs("IFLA_BRIDGE_VLAN_INFO") if spec else ():
+                found[info["vid"]] = info["flags"]
+        return found
+
     def routes(self) -> list[StackRoute]:
         """Those to elsewhere, of all tables; one with several ways is here once for each."""
         return [
@@ -166,6 +179,21 @@ class NetworkStack:
             peer = {"ifname": peer_name, "net_ns_fd": held.fileno(), "mtu": mtu}
             self._change("make veth", name, "link", "add", ifname=name, kind="veth", mtu=mtu, peer=peer)
         return self._made(name)
+
+    def make_vlan(self, name: str, below: Link, vlan: int) -> Link:
+        """A device whose frames carry the VLAN's tag on the link below it; down, and of that one's MTU."""
+        self._change("make vlan", name, "link", "add", ifname=name, kind="vlan", link=below.index, vlan_id=vlan)
+        return self._made(name)
+
+    def add_port_vlan(self, port: Link, vlan: int) -> None:
+        """A port of a bridge is in that VLAN, and its frames carry the tag. One that it is in already: the same."""
+        self._change(f"add vlan {vlan} to", port.name, "vlan_filter", "add", index=port.index, vlan_info={"vid": vlan})
+
+    def delete_port_vlan(self, port: Link, vlan: int) -> None:
+        """The port of a bridge is in it no more."""
+        self._change(
+            f"take vlan {vlan} from", port.name, "vlan_filter", "del", index=port.index, vlan_info={"vid": vlan}
+        )
 
     def change_link(self, link: Link, **changes: object) -> None:
         """`mtu`, `ifalias`, `address`, `master` (an index; 0 for none), `state` (`up`, `down`): all in one message."""
@@ -298,8 +326,9 @@ class NetworkStack:
 
 def _link(message: Any) -> Link:
     kind = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or ""
-    options = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA") if kind == "bridge" else None
-    quiet = [options.get_attr(name) for name in ("IFLA_BR_STP_STATE", "IFLA_BR_MCAST_SNOOPING")] if options else None
+    options = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA") if kind in ("bridge", "vlan") else None
+    bridge, vlan = (options if kind == one else None for one in ("bridge", "vlan"))
+    quiet = [bridge.get_attr(name) for name in ("IFLA_BR_STP_STATE", "IFLA_BR_MCAST_SNOOPING")] if bridge else None
     return Link(
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
@@ -312,6 +341,8 @@ def _link(message: Any) -> Link:
         peer=message.get_attr("IFLA_LINK"),
         plain_bridge=quiet == [0, 0],
         is_limited=message.get_attr("IFLA_QDISC") == _TBF,
+        knows_vlans=bridge is not None and bridge.get_attr("IFLA_BR_VLAN_FILTERING") is not None,
+        vlan=vlan.get_attr("IFLA_VLAN_ID") if vlan else None,
     )
 
 

@@ -133,7 +133,7 @@ class Port:
     mac: str
     """Lower-case, with colons."""
     addresses: tuple[IpAddress, ...] = ()
-    """At most one of each family. Of a family that the network does not manage: none."""
+    """At most one of each family. Of a family that the network does not manage, or of SLAAC: none."""
     forwards: tuple[PortForward, ...] = ()
     firewall: str = ""
     """Name of a firewall of the network; empty: all flows pass."""
@@ -164,6 +164,8 @@ class Network:
     routes: tuple[Route, ...] = ()
     host_bridge: str = ""
     """Of mode Bridge: the bridge of the host."""
+    vlan: int | None = None
+    """Of that bridge, 1 to 4094; None: untagged."""
     overlay: Overlay | None = None
     """Of mode Overlay, and never None there."""
     ports: tuple[Port, ...] = ()
@@ -176,6 +178,14 @@ class Network:
     def subnets(self) -> tuple[Subnet, ...]:
         """Those that it has."""
         return tuple(subnet for subnet in (self.ipv4, self.ipv6) if subnet is not None)
+
+    @property
+    def chosen_prefix(self) -> IPv6Network | None:
+        """Of SLAAC: in which each guest chooses addresses of its own."""
+        if self.ipv6 is None or self.ipv6.addressing is not Addressing.SLAAC:
+            return None
+        cidr = self.ipv6.cidr
+        return cidr if isinstance(cidr, IPv6Network) else None
 
     @property
     def has_firewall(self) -> bool:
@@ -216,8 +226,8 @@ class NetworkFacts:
 
     modes: frozenset[NetworkMode]
     missing: Mapping[str, str] = field(default_factory=dict)
-    """`Network` and a mode, `NetworkFirewall` or `NetworkSeenAddresses`, that the driver has elsewhere -> why this host
-    lacks it and what would bring it."""
+    """`Network` and a mode, or a `NetworkCapability`, that the driver has elsewhere -> why this host lacks it and what
+    would bring it."""
     underlay: Underlay | None = None
     """What networks of mode Overlay go over; None: there are none."""
 
@@ -254,8 +264,8 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         A change of firewalls breaks no flow that they still let through, and ends those that they do not any more.
 
         Raises:
-            Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible: a port has a
-                firewall, and the host has no means for it; nothing was changed.
+            Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible, VLANNotPossible:
+                a port has a firewall, or it has a VLAN, and the host has no means for it; nothing was changed.
             Unavailable: not now; it may be so in part, and may be asked for again.
         """
         ...

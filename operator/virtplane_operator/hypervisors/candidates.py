@@ -66,4 +66,5 @@ def _candidate(hypervisor: Object) -> Candidate:
         ready_pool_uids=frozenset(pool["uid"] for pool in pools if pool["state"] == PoolState.READY),
         network_modes=frozenset(status.get("networkModes") or ()),
         tunnel_mtu=mtu_by(hypervisor),
+        missing_capabilities={one["name"]: one["message"] for one in status.get("missingCapabilities") or ()},
     )

@@ -1,6 +1,5 @@
 """Another spec.interfaces of a machine that has its place: what its next placement has, or why that cannot be had."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,12 @@ from virtplane_api.interfaces import is_claimed, key_of_row
 from virtplane_api.kube.resources import HYPERVISORS, Key, Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_operator.machines.disks import Blocked
-from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of, plan_interfaces
+from virtplane_operator.machines.interfaces import (
+    InterfacePlan,
+    host_ports_of,
+    network_capabilities_of,
+    plan_interfaces,
+)
 from virtplane_operator.machines.status import next_token, placement_of
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
@@ -36,7 +40,7 @@ def interface_change(
     if isinstance(plans, Blocked):
         return plans
     hypervisor = store.get(HYPERVISORS, Key("", placement["hypervisor"])) or {}
-    blocked = _not_here(plans, hypervisor, placement) or _port_in_use(claims, machine, placement)
+    blocked = _not_here(machine, plans, hypervisor) or _port_in_use(claims, machine, placement)
     if blocked is not None:
         return blocked
     changed = {field: value for field, value in placement.items() if field != "interfaces"}
@@ -46,10 +50,12 @@ def interface_change(
     return Change(plans, changed)
 
 
-def _not_here(plans: tuple[InterfacePlan, ...], hypervisor: Object, placement: Mapping[str, Any]) -> Blocked | None:
+def _not_here(machine: Object, plans: tuple[InterfacePlan, ...], hypervisor: Object) -> Blocked | None:
     """What the machine's host lacks for an interface that is new; what it has already it keeps."""
-    modes, name = hypervisor.get("status", {}).get("networkModes") or (), placement["hypervisor"]
-    placed = {key_of_row(row) for row in placement.get("interfaces") or ()}
+    placement, status = placement_of(machine), hypervisor.get("status", {})
+    modes, name = status.get("networkModes") or (), placement["hypervisor"]
+    missing = {row["name"]: row["message"] for row in status.get("missingCapabilities") or ()}
+    present = {key_of_row(row) for row in placement.get("interfaces") or ()}
     for index, plan in enumerate(plans):
         network, where = plan.network, f"spec.interfaces[{index}].networkName: VirtualNetwork {plan.network.key.name}"
         if network.mode not in modes:
@@ -57,7 +63,7 @@ def _not_here(plans: tuple[InterfacePlan, ...], hypervisor: Object, placement: M
                 Reason.NIC_NOT_ATTACHABLE,
                 f"{where} is of mode {network.mode}, which {name} has not; a placed machine is not moved for it",
             )
-        if (plan.name, network.uid) in placed:
+        if (plan.name, network.uid) in present:
             continue
         if not network.is_numbered:
             return Blocked(Reason.NETWORK_NOT_READY, f"{where} has no number and MTU of its tunnels yet")
@@ -66,6 +72,13 @@ def _not_here(plans: tuple[InterfacePlan, ...], hypervisor: Object, placement: M
                 Reason.NIC_NOT_ATTACHABLE,
                 f"{where} has tunnels of MTU {network.tunnel_mtu}, and those of {name} take {mtu_by(hypervisor)}; a "
                 f"placed machine is not moved for it",
+            )
+        lacking = sorted(network_capabilities_of(machine, [plan]) & missing.keys())
+        if lacking:
+            return Blocked(
+                Reason.NIC_NOT_ATTACHABLE,
+                f"{where} takes {lacking[0]}, which {name} has not; a placed machine is not moved for it: "
+                f"{missing[lacking[0]]}",
             )
     return None
 

@@ -3,7 +3,7 @@
 Nothing here waits: between a plan and the moment in which its claims count (`Claims.assumed`) no other plan is made.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from virtplane_api.interfaces import key_of_row
 from virtplane_api.kube.resources import Key, Object, uid_of
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import InterfaceModel, NetworkMode
+from virtplane_api.vocabulary import FirewallAction, InterfaceModel, NetworkCapability, NetworkMode
 from virtplane_operator.machines.disks import Blocked
 from virtplane_operator.networks.addresses import (
     VERSIONS,
@@ -100,6 +100,13 @@ def host_ports_of(machine: Object) -> frozenset[HostPort]:
     return frozenset(port for _index, port in ports_of(machine))
 
 
+def network_capabilities_of(machine: Object, plans: Iterable[InterfacePlan]) -> frozenset[str]:
+    """What its host needs for its networks beyond their modes."""
+    needed = frozenset[str]().union(*(plan.network.capabilities for plan in plans))
+    has_firewall = "firewall" in machine["spec"] and machine["spec"].get("interfaces")
+    return needed | {NetworkCapability.FIREWALL} if has_firewall else needed
+
+
 # --- the networks -----------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +141,7 @@ def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
             Reason.NOT_SUPPORTED,
             f"{where}.bandwidth: VirtualNetwork {name} is of mode User, which limits nothing; leave bandwidth out",
         )
+    _check_slaac(network, machine, spec, where)
     if spec.get("queues", 1) > 1 and spec.get("model", InterfaceModel.VIRTIO) != InterfaceModel.VIRTIO:
         raise _Refused(
             Reason.NOT_SUPPORTED,
@@ -146,6 +154,26 @@ def _present(machine: Object) -> set[tuple[str, str]]:
     """What a machine that has its place has already."""
     placement = machine.get("status", {}).get("placement") or {}
     return {key_of_row(row) for row in placement.get("interfaces") or () if placement.get("hypervisor")}
+
+
+def _check_slaac(network: Network, machine: Object, interface: Mapping[str, Any], where: str) -> None:
+    """What the machine cannot have where nobody knows its address."""
+    if all(subnet.is_claimed for subnet in network.subnets.values()):
+        return
+    name = network.key.name
+    for index, rule in enumerate((machine["spec"].get("firewall") or {}).get("rules") or ()):
+        if rule["action"] == FirewallAction.DENY and "peers" in rule:
+            raise _Refused(
+                Reason.FIREWALL_NOT_POSSIBLE,
+                f"spec.firewall.rules[{index}].peers: peers are not known by their IPv6 addresses of VirtualNetwork "
+                f"{name} (SLAAC), so that no rule denies them: deny all and allow the others, or take DHCP",
+            )
+    if interface.get("portForwards") and not any(subnet.is_claimed for subnet in network.subnets.values()):
+        raise _Refused(
+            Reason.FORWARD_NOT_POSSIBLE,
+            f"{where}.portForwards: VirtualNetwork {name} has IPv6 by SLAAC alone, so that nobody knows where a port "
+            f"is to lead; give it IPv4 as well, or take DHCP",
+        )
 
 
 def _check_together(wanted: list[_Wanted], machine: Object) -> None:
@@ -242,6 +270,12 @@ class _Planner:
         if subnet is None:
             message = f"{field_path}: VirtualNetwork {name} has no IPv{version} addresses, so not {text} either"
             raise _Refused(Reason.ADDRESS_NOT_IN_NETWORK, message)
+        if not subnet.is_claimed:
+            message = (
+                f"{field_path}: machines choose their own IPv{version} addresses of VirtualNetwork {name} (SLAAC), so "
+                f"that {text} cannot be had: leave it out, or take a network of DHCP"
+            )
+            raise _Refused(Reason.ADDRESS_NOT_CLAIMED, message)
         reason, why = _REFUSALS[subnet.unusable(number)]
         if reason:
             message = f"{field_path}: {text} {why.format(cidr=subnet.cidr, name=name)}"
@@ -275,7 +309,7 @@ class _Planner:
             subnet = one.network.subnets.get(version)
             if version in asked:
                 yield asked[version]
-            elif subnet is not None:
+            elif subnet is not None and subnet.is_claimed:
                 yield self._address(one, subnet, position)
 
     def _address(self, one: _Wanted, subnet: Subnet, position: int) -> str:

@@ -30,7 +30,12 @@ from virtplane_operator.lifetime import FIRST_STATUS_AFTER_S, ensure_finalizer, 
 from virtplane_operator.machines.contests import Contested, contested
 from virtplane_operator.machines.disks import Blocked, DiskPlan, plan_disks
 from virtplane_operator.machines.interface_changes import interface_change
-from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of, plan_interfaces
+from virtplane_operator.machines.interfaces import (
+    InterfacePlan,
+    host_ports_of,
+    network_capabilities_of,
+    plan_interfaces,
+)
 from virtplane_operator.machines.status import (
     OWNED,
     OWNED_CONDITIONS,
@@ -268,6 +273,7 @@ def _request(machine: Object, plans: Sequence[DiskPlan], interfaces: Sequence[In
         match_labels=(scheduling.get("hypervisorSelector") or {}).get("matchLabels") or {},
         storage=tuple(plan.need for plan in plans),
         network_modes=frozenset(plan.network.mode for plan in interfaces),
+        network_capabilities=network_capabilities_of(machine, interfaces),
         host_ports=host_ports_of(machine),
         tunnel_mtu=max((plan.network.tunnel_mtu for plan in interfaces), default=0),
     )

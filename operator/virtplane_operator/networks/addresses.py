@@ -14,6 +14,7 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any, Literal
 
 from virtplane_api.subnets import gateway_of
+from virtplane_api.vocabulary import Addressing
 
 Version = Literal[4, 6]
 VERSIONS: tuple[Version, ...] = (4, 6)
@@ -61,6 +62,8 @@ class Subnet:
     """Excluded addresses and the gateway, within `first` to `last`, in order and apart from each other."""
     size: int
     """How many addresses machines may have."""
+    is_claimed: bool = True
+    """False: machines choose within it by themselves, and nobody knows what (SLAAC)."""
 
     def unusable(self, address: int) -> Unusable | None:
         """Why a machine cannot have the address of this family; None: it can."""
@@ -142,6 +145,7 @@ def subnet_of(spec: Mapping[str, Any]) -> Subnet:
         excluded=excluded,
         blocked=blocked,
         size=size,
+        is_claimed=spec.get("addressing") != Addressing.SLAAC,
     )
 
 

@@ -1,12 +1,13 @@
 """The VirtualNetworks that there are, as placements see them: parsed once per version, and which of them are served."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from virtplane_api.kube.resources import NETWORKS, Key, Object, Resource, is_being_deleted, key_of, uid_of
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import NetworkMode
+from virtplane_api.vocabulary import NetworkCapability, NetworkMode
 from virtplane_operator.networks.addresses import VERSIONS, Subnet, Version, subnet_of
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.contradictions import contradiction_in
@@ -33,6 +34,8 @@ class Network:
     vni: int | None = None
     mtu: int | None = None
     """Of mode Overlay, both claimed in its status: None, not yet."""
+    capabilities: frozenset[NetworkCapability] = frozenset()
+    """What a host needs for it beyond its mode."""
 
     @property
     def is_numbered(self) -> bool:
@@ -50,6 +53,11 @@ class Network:
             version in other.subnets and subnet.cidr.overlaps(other.subnets[version].cidr)
             for version, subnet in self.subnets.items()
         )
+
+    @property
+    def counted(self) -> Subnet | None:
+        """Of which status.free speaks: the first family whose addresses are claimed."""
+        return next((subnet for _version, subnet in sorted(self.subnets.items()) if subnet.is_claimed), None)
 
     @property
     def cidrs(self) -> str:
@@ -198,4 +206,12 @@ def _network_of(network: Object, before: Network | None) -> Network:
         asked_mtu=spec.get("mtu"),
         vni=network.get("status", {}).get("vni"),
         mtu=network.get("status", {}).get("mtu"),
+        capabilities=frozenset(_capabilities(spec)),
     )
+
+
+def _capabilities(spec: Mapping[str, Any]) -> Iterator[NetworkCapability]:
+    if "firewall" in spec:
+        yield NetworkCapability.FIREWALL
+    if "vlan" in (spec.get("bridge") or {}):
+        yield NetworkCapability.VLAN

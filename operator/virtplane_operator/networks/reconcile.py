@@ -101,9 +101,8 @@ class NetworkReconciler:
         return Done()
 
     def _free(self, network: Network) -> int | None:
-        """Addresses left of the first family that the network has."""
-        subnet = next((network.subnets[version] for version in (4, 6) if version in network.subnets), None)
-        return None if subnet is None else self._claims.left(network.uid, subnet)
+        """Addresses left of the first family of the network that are claimed."""
+        return None if network.counted is None else self._claims.left(network.uid, network.counted)
 
     def _rows(self, uid: str) -> list[Row]:
         rows = []

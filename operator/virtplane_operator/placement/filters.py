@@ -47,6 +47,16 @@ def _says_network(request: Request, refused: Sequence[Candidate]) -> str:
     return f"{len(refused)} {_lack(refused)} {modes}"
 
 
+def _says_capabilities(request: Request, refused: Sequence[Candidate]) -> str:
+    lacked = {
+        name: candidate.missing_capabilities[name]
+        for candidate in refused
+        for name in request.network_capabilities & candidate.missing_capabilities.keys()
+    }
+    said = "; ".join(f"{name}: {why}" for name, why in sorted(lacked.items()))
+    return f"{len(refused)} {_lack(refused)} {said}"
+
+
 def _says_host_ports(request: Request, refused: Sequence[Candidate]) -> str:
     held = [(port, candidate) for candidate in refused for port in request.host_ports & candidate.host_ports.keys()]
     ports = ", ".join(str(port) for port in sorted({port for port, _candidate in held}))
@@ -101,6 +111,11 @@ FILTERS: tuple[Filter, ...] = (
         "tunnels",
         lambda request, candidate: request.tunnel_mtu <= candidate.tunnel_mtu,
         lambda request, refused: f"{len(refused)} {_lack(refused)} tunnels of MTU {request.tunnel_mtu}",
+    ),
+    Filter(
+        "network capabilities",
+        lambda request, candidate: request.network_capabilities.isdisjoint(candidate.missing_capabilities),
+        _says_capabilities,
     ),
     Filter(
         "host ports",

@@ -39,6 +39,8 @@ class Request:
     match_labels: Mapping[str, str] = field(default_factory=dict)
     storage: tuple[StorageNeed, ...] = ()
     network_modes: frozenset[str] = frozenset()
+    network_capabilities: frozenset[str] = frozenset()
+    """What its networks ask for beyond their modes."""
     host_ports: frozenset[HostPort] = frozenset()
     tunnel_mtu: int = 0
     """Largest packet in bytes of its networks of mode Overlay."""
@@ -65,6 +67,8 @@ class Candidate:
     network_modes: frozenset[str] = frozenset()
     tunnel_mtu: int = 0
     """What its tunnels take."""
+    missing_capabilities: Mapping[str, str] = field(default_factory=dict)
+    """With the reason, as its agent says it."""
     host_ports: Mapping[HostPort, Sequence[object]] = field(default_factory=dict)
     """Those that are held, and by whom, who prints as namespace/name."""
 

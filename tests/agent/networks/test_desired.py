@@ -27,7 +27,7 @@ def test_a_network_that_says_everything_is_told_as_it_says() -> None:
     full = network(
         "wide",
         mode="Bridge",
-        bridge={"name": "br-lan"},
+        bridge={"name": "br-lan", "vlan": 20},
         ipv4={"cidr": "10.20.0.0/24", "gateway": "10.20.0.254", "addressing": "Static"},
         ipv6={"cidr": "fd00:20::/64", "gateway": "None"},
         mtu=9000,
@@ -46,6 +46,7 @@ def test_a_network_that_says_everything_is_told_as_it_says() -> None:
         forwarders=(ip_address("192.0.2.53"),),
         routes=(Route(ip_network("10.99.0.0/16"), ip_address("10.20.0.5")),),
         host_bridge="br-lan",
+        vlan=20,
     )
 
 

@@ -18,12 +18,12 @@ def changed(
     world: World,
     *interfaces: Object,
     has: list[Object] | None = None,
-    hypervisor_status: Object | None = None,
+    hypervisor_status: Any = None,
     **status: Any,
 ) -> Any:
     """The next placement's interfaces of a machine that has `has`; a word and a message; or None."""
-    modes = {"networkModes": ["NAT", "Isolated"]}
-    world.store.put(HYPERVISORS, hypervisor() | {"status": hypervisor_status or modes})
+    seen = hypervisor_status or {"networkModes": ["NAT", "Isolated"]}
+    world.store.put(HYPERVISORS, hypervisor() | {"status": seen})
     rows = [ROW] if has is None else has
     machine = vm(interfaces=interfaces, placement=placed(token=7, interfaces=rows, disks=["as before"]), status=status)
     world.store.put(VIRTUAL_MACHINES, machine)
@@ -164,3 +164,17 @@ def test_a_host_port_of_another_host_s_machine_is_free() -> None:
 def test_an_interface_that_comes_back_before_its_guest_has_let_go_of_it_gets_what_it_had() -> None:
     seen: Object = {"host": {"hypervisor": "host-a-qemu", "token": 7, "state": "Present"}, "interfaces": [ROW]}
     assert changed(world(), LAN, has=[], **seen) == [ROW]
+
+
+def test_an_interface_whose_network_takes_what_the_host_lacks_is_not_had_unless_it_is_there_already() -> None:
+    status: Object = {
+        "networkModes": ["NAT", "Isolated"],
+        "missingCapabilities": [{"name": "NetworkFirewall", "message": "x"}],
+    }
+    networks = network(), network("wan", ipv4={"cidr": "10.30.0.0/24"}, firewall={})
+    reason, message = changed(World(*networks), LAN, WAN, hypervisor_status=status)
+    assert reason == "NicNotAttachable"
+    assert "spec.interfaces[1].networkName: VirtualNetwork wan takes NetworkFirewall, which host-a-qemu has" in message
+    assert message.endswith(": x")
+    row = claimed("wan", "wan", "52:54:00:00:00:02", "10.30.0.2")
+    assert changed(World(*networks), WAN, LAN, has=[row], hypervisor_status=status)[0] == row

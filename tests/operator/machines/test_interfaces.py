@@ -1,5 +1,6 @@
 """What a machine's interfaces need before it can have a place, and what is claimed for them."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,12 @@ import pytest
 from tests.operator.objects import DELETED_AT, claimed, network, placed, store_of, vm
 from virtplane_api.kube.resources import NETWORKS, VIRTUAL_MACHINES, Object
 from virtplane_operator.machines.disks import Blocked
-from virtplane_operator.machines.interfaces import InterfacePlan, host_ports_of, plan_interfaces
+from virtplane_operator.machines.interfaces import (
+    InterfacePlan,
+    host_ports_of,
+    network_capabilities_of,
+    plan_interfaces,
+)
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.placement import HostPort
@@ -232,6 +238,86 @@ def test_a_machine_s_own_claims_are_no_hindrance_to_it() -> None:
     mine = claimed("lan", "lan", MAC, "10.20.0.9")
     machine = vm(placement={"token": 3, "interfaces": [mine]}, interfaces=[asked])
     assert World(network(), machine).placed(machine) == [mine]
+
+
+SLAAC = {"cidr": "fd00:20::/64", "addressing": "SLAAC"}
+DENY_FRONT = {
+    "rules": [{"name": "x", "direction": "Ingress", "action": "Deny", "peers": {"matchLabels": {"role": "front"}}}]
+}
+
+
+def test_of_a_family_that_machines_choose_in_nothing_is_claimed() -> None:
+    world = World(network(ipv4={"cidr": "10.20.0.0/24"}, ipv6=SLAAC), network("alone", ipv6=SLAAC))
+    [row] = world.placed(vm(interfaces=[LAN]))
+    assert [address.count(":") for address in row["ipAddresses"]] == [0]
+    [row] = world.placed(vm(interfaces=[{"name": "lan", "networkName": "alone"}]))
+    assert "ipAddresses" not in row
+
+
+@pytest.mark.parametrize(
+    ("addresses", "machine", "reason", "message"),
+    [
+        (
+            {"ipv6": SLAAC},
+            {"interfaces": [LAN | {"ipAddresses": ["fd00:20::9"]}]},
+            "AddressNotClaimed",
+            r"spec.interfaces\[0\].ipAddresses: machines choose .* of VirtualNetwork lan \(SLAAC\), so that fd00",
+        ),
+        (
+            {"ipv4": {"cidr": "10.20.0.0/24"}, "ipv6": SLAAC},
+            {"interfaces": [LAN], "firewall": DENY_FRONT},
+            "FirewallNotPossible",
+            r"spec.firewall.rules\[0\].peers: .* \(SLAAC\)",
+        ),
+        (
+            {"ipv6": SLAAC},
+            {"interfaces": [LAN | FORWARD]},
+            "ForwardNotPossible",
+            r"spec.interfaces\[0\].portForwards: VirtualNetwork lan has IPv6 by SLAAC alone",
+        ),
+    ],
+)
+def test_what_takes_a_known_address_is_not_to_be_had_where_machines_choose(
+    addresses: dict[str, Any], machine: dict[str, Any], reason: str, message: str
+) -> None:
+    blocked = World(network(**addresses)).plan(vm(**machine))
+    assert isinstance(blocked, Blocked)
+    assert blocked.reason == reason
+    assert re.match(message, blocked.message)
+    known: dict[str, Any] = {family: {"cidr": subnet["cidr"]} for family, subnet in addresses.items()}
+    assert not isinstance(World(network(**known)).plan(vm(**machine)), Blocked)
+
+
+def test_a_port_leads_to_the_ipv4_address_of_a_machine_that_chose_its_other_one() -> None:
+    world = World(network(ipv4={"cidr": "10.20.0.0/24"}, ipv6=SLAAC))
+    assert not isinstance(world.plan(vm(interfaces=[LAN | FORWARD])), Blocked)
+
+
+OFFICE = {"mode": "Bridge", "bridge": {"name": "br-lan"}}
+PHONES = {"mode": "Bridge", "bridge": {"name": "br-lan", "vlan": 20}}
+WALL: dict[str, Any] = {"defaults": {"ingress": "Deny"}}
+
+
+@pytest.mark.parametrize(
+    ("networks", "machines", "needed"),
+    [
+        ({}, {}, set()),
+        (OFFICE, {}, set()),
+        (PHONES, {}, {"NetworkVLAN"}),
+        ({"firewall": WALL}, {}, {"NetworkFirewall"}),
+        (PHONES | {"firewall": WALL}, {}, {"NetworkFirewall", "NetworkVLAN"}),
+        (OFFICE, {"firewall": {}}, {"NetworkFirewall"}),
+        ({"firewall": WALL}, {"interfaces": []}, set()),
+        ({}, {"firewall": WALL, "interfaces": []}, set()),
+    ],
+)
+def test_a_machine_needs_of_its_host_what_its_networks_and_its_own_firewall_need(
+    networks: dict[str, Any], machines: dict[str, Any], needed: set[str]
+) -> None:
+    machine = vm(**({"interfaces": [LAN]} | machines))
+    plans = World(network(**networks)).plan(machine)
+    assert not isinstance(plans, Blocked)
+    assert network_capabilities_of(machine, plans) == needed
 
 
 def test_two_interfaces_may_be_on_one_network() -> None:

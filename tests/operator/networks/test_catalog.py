@@ -123,3 +123,23 @@ def test_a_network_is_found_by_its_uid_while_it_is_there(world: World) -> None:
     world.store.remove(NETWORKS, made)
     assert world.catalog.key_of("a-uid") is None
     assert world.catalog.get(Key("shop", "a")) is None
+
+
+V4, V6, SLAAC = {"cidr": "10.20.0.0/24"}, {"cidr": "fd00:20::/64"}, {"cidr": "fd00:20::/64", "addressing": "SLAAC"}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "counted"),
+    [
+        ({"ipv4": V4, "ipv6": V6}, "10.20.0.0/24"),
+        ({"ipv4": V4, "ipv6": SLAAC}, "10.20.0.0/24"),
+        ({"ipv6": V6}, "fd00:20::/64"),
+        ({"ipv6": SLAAC}, "None"),
+        ({"bridge": {"name": "br-lan"}}, "None"),
+    ],
+)
+def test_free_are_the_addresses_of_the_first_family_that_are_claimed(
+    world: World, addresses: dict[str, Any], counted: str
+) -> None:
+    parsed = world.catalog.parse(network(**addresses))
+    assert str(parsed.counted and parsed.counted.cidr) == counted

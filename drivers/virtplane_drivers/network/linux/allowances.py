@@ -6,14 +6,40 @@ given by the agent's flags, and nothing is without them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import IpNetwork, Network
 
+_FIRST_VLAN, _LAST_VLAN = 1, 4094
+"""0 is a frame without one, 4095 is reserved (IEEE 802.1Q, 9.6)."""
 MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.BRIDGE, NetworkMode.OVERLAY})
 """That the driver has where all is allowed."""
+
+
+class BridgeVlans(NamedTuple):
+    """VLANs of a bridge of the host, from `first` to `last`."""
+
+    bridge: str
+    first: int
+    last: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `NAME:VLAN` or `NAME:FIRST-LAST`. Raises ValueError, which says what is wrong."""
+        bridge, _, vlans = text.partition(":")
+        first, dash, last = vlans.partition("-")
+        if not bridge or not all(number.isdecimal() for number in (first, last if dash else first)):
+            raise ValueError(f"{text!r} is not of the form NAME, NAME:VLAN or NAME:FIRST-LAST")
+        found = cls(bridge, int(first), int(last if dash else first))
+        if not _FIRST_VLAN <= found.first <= found.last <= _LAST_VLAN:
+            raise ValueError(f"{text!r}: VLANs are from {_FIRST_VLAN} to {_LAST_VLAN}, the lower one first")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.bridge}:{self.first}" + ("" if self.first == self.last else f"-{self.last}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +47,16 @@ class Allowances:
     """The host's bridges that networks may join, and the addresses that it routes for them."""
 
     bridges: frozenset[str] = frozenset()
+    """Untagged."""
     routed: tuple[IpNetwork, ...] = ()
+    vlans: tuple[BridgeVlans, ...] = ()
+    """By tag: who may join a bridge in one VLAN may join it neither in another one nor untagged."""
 
     @property
     def missing(self) -> Mapping[NetworkMode, str]:
         """Modes that nothing is allowed of, and the flag that would."""
         missing = {}
-        if not self.bridges:
+        if not self.bridges and not self.vlans:
             missing[NetworkMode.BRIDGE] = "no bridge is given to networks: start the agent with --allow-bridge NAME"
         if not self.routed:
             missing[NetworkMode.ROUTED] = (
@@ -37,15 +66,23 @@ class Allowances:
 
     def check(self, network: Network) -> None:
         """Raises Refused (NetworkNotAllowed) of a network that would have more."""
-        if network.mode is NetworkMode.BRIDGE and network.host_bridge not in self.bridges:
-            given = f" (given: {', '.join(sorted(self.bridges))})" if self.bridges else ""
-            message = f"the host does not give its bridge {network.host_bridge} to networks{given}: --allow-bridge"
+        if network.mode is NetworkMode.BRIDGE and not self._gives_bridge(network):
+            given = ", ".join(sorted([*self.bridges, *map(str, self.vlans)]))
+            what = f"VLAN {network.vlan} of its bridge" if network.vlan is not None else "its bridge"
+            given = f" (given: {given})" if given else ""
+            flag = "--allow-bridge" + (f" {network.host_bridge}:{network.vlan}" if network.vlan is not None else "")
+            message = f"the host does not give {what} {network.host_bridge} to networks{given}: {flag}"
             raise Refused(message, reason=Reason.NETWORK_NOT_ALLOWED)
         if network.mode is NetworkMode.ROUTED:
             for subnet in network.subnets:
                 if not any(_holds(allowed, subnet.cidr) for allowed in self.routed):
                     message = f"the host does not route {subnet.cidr} for networks: --allow-routed"
                     raise Refused(message, reason=Reason.NETWORK_NOT_ALLOWED)
+
+    def _gives_bridge(self, network: Network) -> bool:
+        if network.vlan is None:
+            return network.host_bridge in self.bridges
+        return any(one.bridge == network.host_bridge and one.first <= network.vlan <= one.last for one in self.vlans)
 
 
 NOTHING_ALLOWED = Allowances()

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from virtplane_api.reasons import Reason
-from virtplane_api.vocabulary import NetworkMode
+from virtplane_api.vocabulary import NetworkCapability, NetworkMode
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
@@ -49,12 +49,14 @@ from virtplane_drivers.network.linux.namespace import (
     traces,
 )
 from virtplane_drivers.network.linux.records import Applied, Records
+from virtplane_drivers.network.linux.rules.spoofing import by_mac
 from virtplane_drivers.network.linux.seen import CAPABILITY as SEEN_ADDRESSES
 from virtplane_drivers.network.linux.seen import SeenAddresses
 from virtplane_drivers.network.linux.tunnels import Tunnels
 from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
 from virtplane_drivers.network.linux.uplinks import Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
+from virtplane_drivers.network.linux.vlans import Vlans
 from virtplane_drivers.network.overlay import Overlay
 
 CHECK_EVERY_S = 10.0
@@ -101,6 +103,7 @@ class LinuxNetworks(NetworkDriver):
         self._host_rules = rules.HostRules(state_id, host_namespace)
         self._firewalls = Firewalls()
         self._seen = SeenAddresses()
+        self._vlans = Vlans(allowances)
         self._hints = Hints()
         self._name_servers = NameServers(runtime_folder / "dnsmasq", on_death=self._hints.add)
         self._applied: dict[str, Applied] = {}
@@ -129,6 +132,7 @@ class LinuxNetworks(NetworkDriver):
             self._unread = await self._tunnels_without_record()
             await self._firewalls.find_way()
             await self._seen.find_way()
+            await self._vlans.find_way()
             self._caretaker = asyncio.create_task(self._take_care(), name="host's rules of networks")
         return self
 
@@ -155,6 +159,8 @@ class LinuxNetworks(NetworkDriver):
             lacking[CAPABILITY] = self._firewalls.missing
         if not self._missing and self._seen.missing:
             lacking[SEEN_ADDRESSES] = self._seen.missing
+        if not self._missing and self._vlans.missing:
+            lacking[NetworkCapability.VLAN] = self._vlans.missing
         return NetworkFacts(MODES - set(missing), lacking, underlay)
 
     async def inventory(self) -> tuple[str, ...]:
@@ -186,6 +192,7 @@ class LinuxNetworks(NetworkDriver):
         """From the inside out: nothing leads to a guest before its rules are there."""
         self._allowances.check(network)
         self._firewalls.check(network)
+        self._vlans.check(network)
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)
@@ -342,8 +349,14 @@ async def _if_it_can(work: Coroutine[Any, Any, None]) -> None:
 
 
 def addresses_of(network: Network) -> dict[IpAddress, tuple[str, str]]:
-    """Each address with the port that has it."""
-    return {address: port.key for port in network.ports for address in port.addresses}
+    """Each address that is known to be a port's, with that one."""
+    prefix = network.chosen_prefix
+    held: dict[IpAddress, tuple[str, str]] = {}
+    for port in network.ports:
+        held |= dict.fromkeys(port.addresses, port.key)
+        if prefix is not None:
+            held[by_mac(prefix, port.mac)] = port.key
+    return held
 
 
 def forwards_of(network: Network) -> dict[PortForward, tuple[str, str]]:

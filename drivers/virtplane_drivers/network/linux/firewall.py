@@ -7,6 +7,7 @@ host. A host without any way has no firewalls, and says so.
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
+from virtplane_api.vocabulary import FirewallAction, NetworkCapability
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.host import netns
 from virtplane_drivers.host.blocking import in_thread
@@ -19,7 +20,7 @@ from virtplane_drivers.network.linux.rules.firewall import Way
 from virtplane_drivers.network.linux.rules.judgement import Judge
 from virtplane_drivers.network.linux.rules.nft import command
 
-CAPABILITY = "NetworkFirewall"
+CAPABILITY = NetworkCapability.FIREWALL
 _CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
 _SYSCTLS, _LOOSE = Path("/proc/sys/net/bridge"), Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose")
 _WITH_CT = "table bridge probe {\n chain c {\n type filter hook prerouting priority 0;\n ct state new accept\n }\n}\n"
@@ -47,10 +48,16 @@ class Firewalls:
             self.way, self.missing = Way.BRIDGE_CONNTRACK, ""
 
     def check(self, network: Network) -> None:
-        """Raises Refused: the network has a firewall, and this host has none (FirewallNotPossible)."""
+        """Raises Refused (FirewallNotPossible): this host has none, or one would let through what it says not to."""
         if self.missing and network.has_firewall:
             raise Refused(
                 f"network {network.namespace}/{network.name} has a firewall: {self.missing}",
+                reason=Reason.FIREWALL_NOT_POSSIBLE,
+            )
+        if network.has_firewall and network.chosen_prefix is not None and denies_peers(network):
+            raise Refused(
+                f"network {network.namespace}/{network.name}: peers are not known by their IPv6 addresses of SLAAC, so "
+                f"that no rule of its firewalls can deny them: deny all and allow the others, or take DHCP",
                 reason=Reason.FIREWALL_NOT_POSSIBLE,
             )
 
@@ -84,6 +91,11 @@ class Firewalls:
 def router_addresses(network: Network) -> tuple[IpAddress, ...]:
     """Under which guests ask the router."""
     return tuple(interface.ip for interface in bridge_interfaces(network))
+
+
+def denies_peers(network: Network) -> bool:
+    """Whether a rule denies machines by what they are."""
+    return any(rule.groups and rule.action is FirewallAction.DENY for one in network.firewalls for rule in one.rules)
 
 
 def _has_bridge_netfilter() -> bool:

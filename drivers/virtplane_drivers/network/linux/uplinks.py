@@ -5,6 +5,7 @@
     NAT, Routed   host: v…, a host's end of a transit   ── veth ──   router: uplink, default routes by it
     (and Overlay) Routed also: the host's routes to the network
     Bridge        host: v…, a port of the named bridge  ── veth ──   router: uplink, a port of br0
+                  with a VLAN: see `vlans`
     Isolated      nothing
 
 The veth is all the record there is: the host's end has the addresses that were chosen, and in its alias whose it is.
@@ -27,6 +28,7 @@ from virtplane_drivers.network.linux.host_routes import hidden_finding, hidden_r
 from virtplane_drivers.network.linux.links import apply_addresses, apply_routes, apply_sysctls
 from virtplane_drivers.network.linux.names import (
     BRIDGE,
+    TRUNK,
     UPLINK,
     host_link,
     host_link_alias,
@@ -35,6 +37,7 @@ from virtplane_drivers.network.linux.names import (
 )
 from virtplane_drivers.network.linux.transit import free_transit, held_transit, host_interfaces, router_interfaces
 from virtplane_drivers.network.linux.values import Finding, Transit
+from virtplane_drivers.network.linux.vlans import join_vlan, vlan_device
 
 _ROUTED_MODES = frozenset({NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.OVERLAY})
 _VETH = "veth"
@@ -112,22 +115,24 @@ class Uplinks:
         self, host: NetworkStack, router: NetworkStack, network: Network, found: Link | None, *, wanted: bool
     ) -> tuple[Link, Link] | None:
         """Both ends of the veth, made if need be; what is there and is not wanted, or no longer fits, goes."""
-        uplink = router.link(UPLINK)
-        if found is not None and not (wanted and self._fits(host, network, found, uplink)):
+        name = UPLINK if network.vlan is None else TRUNK
+        if found is not None and not (wanted and self._fits(host, network, found, router.link(name))):
             host.delete_link(found)
-            found, uplink = None, router.link(UPLINK)
-        if found is None and uplink is not None:
-            router.delete_link(uplink)
+            found = None
+        if found is None:
+            for left in (UPLINK, TRUNK):
+                if (link := router.link(left)) is not None:
+                    router.delete_link(link)
         if not wanted:
             return None
         if found is None:
-            found = host.make_veth(host_link(network.uid), network.mtu, UPLINK, router.namespace)
+            found = host.make_veth(host_link(network.uid), network.mtu, name, router.namespace)
         if found.alias != (alias := host_link_alias(self._state_id, network.uid)):
             host.change_link(found, ifalias=alias)
-        uplink = router.link(UPLINK)
-        if uplink is None:
-            raise FileNotFoundError(f"{UPLINK} was deleted by somebody")
-        return found, uplink
+        own = router.link(name)
+        if own is None:
+            raise FileNotFoundError(f"{name} was deleted by somebody")
+        return found, own
 
     def _fits(self, host: NetworkStack, network: Network, found: Link, uplink: Link | None) -> bool:
         """Whether it is one veth of the two namespaces, without what another mode gave it."""
@@ -154,7 +159,8 @@ class Uplinks:
             apply_addresses(host, end, host_interfaces(transit, ipv6=ipv6))
         apply_addresses(router, uplink, router_interfaces(transit, ipv6=ipv6))
         for stack, link in ((host, end), (router, uplink)):
-            _set_up(stack, link, network.mtu)
+            _set_mtu(stack, link, network.mtu)
+            _set_up(stack, link)
         apply_routes(router, uplink, router.routes(), _default_routes(uplink, transit, ipv6=ipv6))
         routes = host.routes()
         overlapping = overlapping_routes(network, end, routes)
@@ -195,22 +201,29 @@ class Uplinks:
         bridge: Link | None,
     ) -> list[Finding]:
         if ends is None or bridge is None:
-            what = "is no bridge" if bridge is not None else "does not exist"
-            message = f"{network.host_bridge} {what} on the host: make it, or name another in the network's spec.bridge"
-            return [Finding(Reason.NO_SUCH_BRIDGE, message)]
-        end, uplink = ends
+            return [Finding(Reason.NO_SUCH_BRIDGE, _no_bridge(network.host_bridge, bridge))]
+        end, own = ends
         inside = router.link(BRIDGE)
         if inside is None:
             raise FileNotFoundError(f"{BRIDGE} was deleted by somebody")
         apply_sysctls(host, _end_sysctls(end.name, ipv6=False))
-        apply_sysctls(router, _end_sysctls(uplink.name, ipv6=False))
+        apply_sysctls(router, _end_sysctls(own.name, ipv6=False))
         # The MTU first, and the bridge's own: it takes the least of its ports.
-        for stack, link, mtu, master in ((host, end, bridge.mtu, bridge), (router, uplink, network.mtu, inside)):
-            if link.mtu != mtu:
-                stack.change_link(link, mtu=mtu)
-            if link.master != master.index:
-                stack.change_link(link, master=master.index)
-            _set_up(stack, link, mtu)
+        _set_mtu(host, end, bridge.mtu)
+        _set_mtu(router, own, network.mtu)
+        _set_master(host, end, bridge)
+        uplink = own
+        if network.vlan is not None:
+            if bridge.knows_vlans:
+                join_vlan(host, end, network.vlan)
+            uplink = vlan_device(router, own, network.vlan)
+            apply_sysctls(router, _end_sysctls(uplink.name, ipv6=False))
+            _set_mtu(router, uplink, network.mtu)
+        _set_master(router, uplink, inside)
+        _set_up(host, end)
+        _set_up(router, own)
+        if uplink is not own:
+            _set_up(router, uplink)
         if network.mtu > bridge.mtu:
             message = f"the MTU {network.mtu} is more than that of {bridge.name} ({bridge.mtu}): larger frames are lost"
             return [Finding(Reason.NETWORK_ERROR, message)]
@@ -248,6 +261,16 @@ def _end_sysctls(name: str, *, ipv6: bool) -> dict[str, str]:
     }
 
 
+def _no_bridge(name: str, found: Link | None) -> str:
+    if found is None:
+        return f"{name} does not exist on the host: make it, or name another in the network's spec.bridge"
+    return (
+        f"{name} is no bridge on the host: name one in the network's spec.bridge. To make one of an adapter (the "
+        f"host's own addresses move to it, so that is left to you): ip link add BRIDGE type bridge; "
+        f"ip link set {name} master BRIDGE"
+    )
+
+
 def _default_routes(uplink: Link, transit: Transit, *, ipv6: bool) -> frozenset[StackRoute]:
     routes = {StackRoute(uplink.index, _IPV4_EVERYWHERE, transit.host_ipv4)}
     if ipv6:
@@ -255,8 +278,16 @@ def _default_routes(uplink: Link, transit: Transit, *, ipv6: bool) -> frozenset[
     return frozenset(routes)
 
 
-def _set_up(stack: NetworkStack, link: Link, mtu: int) -> None:
+def _set_mtu(stack: NetworkStack, link: Link, mtu: int) -> None:
     if link.mtu != mtu:
         stack.change_link(link, mtu=mtu)
+
+
+def _set_master(stack: NetworkStack, link: Link, bridge: Link) -> None:
+    if link.master != bridge.index:
+        stack.change_link(link, master=bridge.index)
+
+
+def _set_up(stack: NetworkStack, link: Link) -> None:
     if not link.up:
         stack.change_link(link, state="up")

@@ -41,7 +41,7 @@ def state(path: Path) -> set[str]:
     for link in namespace.ip("address", "show"):
         name, data = link["ifname"], link.get("linkinfo", {}).get("info_data", {})
         told = {key: link.get(key) for key in ("mtu", "ifalias", "master")}
-        told |= {key: data.get(key) for key in ("stp_state", "mcast_snooping")}
+        told |= {key: data.get(key) for key in ("stp_state", "mcast_snooping", "vlan_filtering", "id")}
         told |= {"kind": link.get("linkinfo", {}).get("info_kind"), "up": "UP" in link["flags"]}
         told |= {"mac": link["address"]} if name == BRIDGE else {}
         found |= {f"{name} {key} {value}" for key, value in told.items()}
@@ -53,7 +53,8 @@ def settings(namespace: Namespace) -> list[str]:
     """Those of all devices that the driver has to do with."""
     patterns = [f"net/ipv4/conf/*/{name}" for name in _SETTINGS]
     patterns += [f"net/ipv6/conf/*/{name}" for name in _IPV6_SETTINGS]
-    return namespace.run("sh", "-c", f"cd /proc/sys; grep . {' '.join(patterns)}").splitlines()
+    # Not each kernel has all of them.
+    return namespace.run("sh", "-c", f"cd /proc/sys; grep -s . {' '.join(patterns)}; true").splitlines()
 
 
 def settled(path: Path, *devices: str) -> None:

@@ -7,18 +7,23 @@ from pathlib import Path
 import pytest
 
 from tests.drivers.network.hosts import reachable_folder
+from virtplane_agent.main import argument_parser
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.network.contract import Network, Subnet
-from virtplane_drivers.network.linux.allowances import NOTHING_ALLOWED, Allowances
+from virtplane_drivers.network.linux.allowances import NOTHING_ALLOWED, Allowances, BridgeVlans
 from virtplane_drivers.network.linux.driver import LinuxNetworks
 
-GIVEN = Allowances(frozenset({"br-lan"}), (ip_network("10.22.0.0/16"), ip_network("fd00:22::/48")))
+GIVEN = Allowances(
+    frozenset({"br-lan", "br-all"}),
+    (ip_network("10.22.0.0/16"), ip_network("fd00:22::/48")),
+    (BridgeVlans("br-dmz", 20, 20), BridgeVlans("br-dmz", 100, 199), BridgeVlans("br-all", 1, 4094)),
+)
 
 
-def bridge(name: str) -> Network:
-    return Network("net-1", "shop", "lan", NetworkMode.BRIDGE, host_bridge=name)
+def bridge(name: str, vlan: int | None = None) -> Network:
+    return Network("net-1", "shop", "lan", NetworkMode.BRIDGE, host_bridge=name, vlan=vlan)
 
 
 def routed(*cidrs: str) -> Network:
@@ -28,7 +33,17 @@ def routed(*cidrs: str) -> Network:
 
 @pytest.mark.parametrize(
     "network",
-    [bridge("br-lan"), routed("10.22.4.0/24"), routed("fd00:22::/64"), routed("10.22.0.0/16", "fd00:22::/64")],
+    [
+        bridge("br-lan"),
+        bridge("br-dmz", 20),
+        bridge("br-dmz", 100),
+        bridge("br-dmz", 199),
+        bridge("br-all"),
+        bridge("br-all", 4094),
+        routed("10.22.4.0/24"),
+        routed("fd00:22::/64"),
+        routed("10.22.0.0/16", "fd00:22::/64"),
+    ],
 )
 def test_what_was_given_may_be_had(network: Network) -> None:
     GIVEN.check(network)
@@ -38,6 +53,14 @@ def test_what_was_given_may_be_had(network: Network) -> None:
     ("network", "message"),
     [
         (bridge("docker0"), "does not give its bridge docker0"),
+        (
+            bridge("br-lan", 20),
+            "does not give VLAN 20 of its bridge br-lan to networks .*br-dmz:100-199, br-dmz:20",
+        ),
+        (bridge("br-dmz"), "does not give its bridge br-dmz"),
+        (bridge("br-dmz", 99), "does not give VLAN 99 of its bridge br-dmz"),
+        (bridge("br-dmz", 200), "does not give VLAN 200 of its bridge br-dmz"),
+        (bridge("docker0", 20), "does not give VLAN 20 of its bridge docker0"),
         (routed("8.8.8.0/24"), "does not route 8.8.8.0/24"),
         (routed("10.0.0.0/8"), "does not route 10.0.0.0/8"),
         (routed("10.22.4.0/24", "fd00:23::/64"), "does not route fd00:23::/64"),
@@ -52,6 +75,30 @@ def test_what_was_not_given_is_refused_with_the_flag_that_would_give_it(network:
 def test_a_host_that_gives_nothing_has_no_such_modes() -> None:
     assert set(NOTHING_ALLOWED.missing) == {NetworkMode.BRIDGE, NetworkMode.ROUTED}
     assert GIVEN.missing == {}
+    assert set(Allowances(vlans=(BridgeVlans("br-dmz", 20, 20),)).missing) == {NetworkMode.ROUTED}
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("br-lan", "br-lan"),
+        ("br.20", "br.20"),
+        ("br-lan:20", BridgeVlans("br-lan", 20, 20)),
+        ("br-lan:1-4094", BridgeVlans("br-lan", 1, 4094)),
+    ],
+)
+def test_the_flag_says_which_bridge_and_which_vlans(text: str, given: object) -> None:
+    options = argument_parser().parse_args(["--allow-bridge", text])
+    assert options.allow_bridge == [given]
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":20", "br-lan:", "br-lan:0", "br-lan:4095", "br-lan:30-20", "br-lan:20-", "br-lan:-20", "br-lan:x"]
+)
+def test_a_flag_that_makes_no_sense_is_refused_at_the_start(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        argument_parser().parse_args(["--allow-bridge", text])
+    assert "--allow-bridge" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user has no networks of this driver")

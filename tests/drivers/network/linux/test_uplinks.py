@@ -275,6 +275,7 @@ async def test_without_the_named_bridge_there_is_no_uplink_and_it_is_said_why(
     assert transit is None
     assert reasons(findings) == [Reason.NO_SUCH_BRIDGE]
     assert (other or "br-none") in findings[0].message
+    assert ("ip link set eth0 master" in findings[0].message) == (other == "eth0")
     assert host_link(one.uid) not in host.machine.links()
     assert UPLINK not in Namespace(router).links()
     assert await applied(uplinks, router, one) == (None, [])

@@ -26,6 +26,8 @@ from virtplane_drivers.network.linux.names import BRIDGE, router_mac
 SERVER_WITHOUT_ROUTER = IPv4Address("169.254.0.53")
 """Of the link-local addresses that nobody takes by himself (RFC 3927, section 2.1)."""
 
+_TOLD = frozenset({Addressing.DHCP, Addressing.SLAAC})
+"""Of these guests are told by dnsmasq."""
 _LEASE = "1h"
 _ROUTER_LIFETIME_S = 1800
 _ADVERTISED_EVERY_S = 60
@@ -82,12 +84,12 @@ def configuration_of(network: Network, servers: Sequence[IpAddress]) -> Configur
 def is_served(network: Network) -> bool:
     """Whether it has a dnsmasq: somebody asks it for addresses, or can reach its router for names."""
     return network.mode is not NetworkMode.BRIDGE and any(
-        subnet.addressing is Addressing.DHCP or subnet.gateway is not None for subnet in network.subnets
+        subnet.addressing in _TOLD or subnet.gateway is not None for subnet in network.subnets
     )
 
 
 def own_addresses(network: Network) -> tuple[IPv4Interface | IPv6Interface, ...]:
-    """What the bridge needs for dnsmasq besides the gateways: an address in each family of DHCP that has no gateway.
+    """What the bridge needs for dnsmasq besides the gateways: an address in each family that it tells guests of.
 
     For IPv6 one of the network itself: only then its prefix is advertised, and guests find each other. It is the one
     that the bridge would give itself by its MAC (RFC 4291, appendix A), which no claim happens to meet.
@@ -96,7 +98,7 @@ def own_addresses(network: Network) -> tuple[IPv4Interface | IPv6Interface, ...]
         return ()
     found: list[IPv4Interface | IPv6Interface] = []
     for subnet in network.subnets:
-        if subnet.gateway is None and subnet.addressing is Addressing.DHCP:
+        if subnet.gateway is None and subnet.addressing in _TOLD:
             if isinstance(subnet.cidr, IPv6Network):
                 found.append(IPv6Interface((_by_mac(subnet.cidr, router_mac(network.uid)), subnet.cidr.prefixlen)))
             else:
@@ -132,7 +134,7 @@ def _settings(network: Network) -> Iterator[str]:
     )
     for subnet in network.subnets:
         yield f"rev-server={subnet.cidr}"
-    if not any(subnet.addressing is Addressing.DHCP for subnet in network.subnets):
+    if not any(subnet.addressing in _TOLD for subnet in network.subnets):
         return
     yield from (
         "dhcp-authoritative",
@@ -144,8 +146,8 @@ def _settings(network: Network) -> Iterator[str]:
     server = {address.version: address.ip for address in own_addresses(network)}
     if network.ipv4 is not None and network.ipv4.addressing is Addressing.DHCP:
         yield from _dhcp4(network, network.ipv4, network.ipv4.gateway or server[4])
-    if network.ipv6 is not None and network.ipv6.addressing is Addressing.DHCP:
-        yield from _dhcp6(network, network.ipv6, network.ipv6.gateway or server[6])
+    if network.ipv6 is not None and network.ipv6.addressing in _TOLD:
+        yield from _ipv6(network, network.ipv6, network.ipv6.gateway or server[6])
 
 
 def _dhcp4(network: Network, subnet: Subnet, server: IpAddress) -> Iterator[str]:
@@ -166,11 +168,15 @@ def _dhcp4(network: Network, subnet: Subnet, server: IpAddress) -> Iterator[str]
         yield "dhcp-option=option:classless-static-route," + ",".join(f"{to},{via}" for to, via in routes)
 
 
-def _dhcp6(network: Network, subnet: Subnet, server: IpAddress) -> Iterator[str]:
+def _ipv6(network: Network, subnet: Subnet, server: IpAddress) -> Iterator[str]:
     lifetime_s = _ROUTER_LIFETIME_S if _default_router(network, subnet) else 0
-    digest = hashlib.sha256(network.uid.encode()).digest()[:8]
-    yield f"dhcp-range={subnet.cidr.network_address},static,{subnet.cidr.prefixlen},{_LEASE}"
-    yield f"dhcp-duid={_ENTERPRISE},{digest.hex(':')}"
+    if subnet.addressing is Addressing.SLAAC:
+        # No DHCPv6: who asks for more than the advertisement has names and domain in it (RFC 8106).
+        yield f"dhcp-range={subnet.cidr.network_address},ra-only,{subnet.cidr.prefixlen},{_LEASE}"
+    else:
+        digest = hashlib.sha256(network.uid.encode()).digest()[:8]
+        yield f"dhcp-range={subnet.cidr.network_address},static,{subnet.cidr.prefixlen},{_LEASE}"
+        yield f"dhcp-duid={_ENTERPRISE},{digest.hex(':')}"
     yield "enable-ra"
     yield f"ra-param={BRIDGE},mtu:{network.mtu},{_ADVERTISED_EVERY_S},{lifetime_s}"
     yield f"dhcp-option=option6:dns-server,[{server}]"

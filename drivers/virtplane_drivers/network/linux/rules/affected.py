@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from virtplane_drivers.network.contract import Firewall, IpAddress, Network, Port
-from virtplane_drivers.network.linux.rules.spoofing import link_local
+from virtplane_drivers.network.linux.rules.spoofing import certain_addresses
 
 _BYTES = {4: 4, 6: 16}
 
@@ -37,7 +37,7 @@ def affected(before: Network, now: Network) -> Affected | None:
         return None
     if now.routes:  # what is behind a machine is that one's
         return EVERYBODY
-    moved |= {address for port in ports for address in _own(port)}
+    moved |= {address for port in ports for address in certain_addresses(now, port)}
     return Affected(frozenset(address.packed for address in moved), frozenset(_free_lengths(now)))
 
 
@@ -45,18 +45,19 @@ _NONE: frozenset[IpAddress] = frozenset()
 
 
 def _changed_ports(before: Network, now: Network) -> list[Port]:
-    """Those that are under other rules than they were, and new ones whose addresses nobody knows."""
+    """Those that are under other rules than they were, and new ones that may have addresses which nobody knows."""
     had, has = (_rules(network) for network in (before, now))
-    return [port for port in now.ports if (had[port.key] != has[port.key] if port.key in had else not port.addresses)]
+    chooses = now.chosen_prefix is not None
+    return [
+        port
+        for port in now.ports
+        if (had[port.key] != has[port.key] if port.key in had else chooses or not port.addresses)
+    ]
 
 
 def _rules(network: Network) -> dict[tuple[str, str], Firewall | None]:
     firewalls = {one.name: one for one in network.firewalls}
     return {port.key: firewalls.get(port.firewall) for port in network.ports}
-
-
-def _own(port: Port) -> tuple[IpAddress, ...]:
-    return (*port.addresses, link_local(port.mac))
 
 
 def _free_lengths(network: Network) -> Iterator[int]:

@@ -31,10 +31,10 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, FirewallProtocol
-from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, IpAddress, IpNetwork, Network, Port
+from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
-from virtplane_drivers.network.linux.rules.spoofing import link_local
+from virtplane_drivers.network.linux.rules.spoofing import certain_addresses
 
 _PASSES, _BRIDGED = 1, 2
 """Bits of the mark of a packet, within its router namespace."""
@@ -99,8 +99,8 @@ def _with_routed(table: Table, network: Network) -> Table:
             frozenset(
                 f"{address} : goto {_ingress(port.firewall)}"
                 for port in ports
-                for address in port.addresses
-                if address.version == version
+                for address in certain_addresses(network, port)
+                if address.version == version and not address.is_link_local
             ),
             kind="map",
         )
@@ -154,16 +154,12 @@ def _sets(network: Network, firewalls: list[Firewall]) -> Iterator[NamedSet]:
         held = [
             (names.tap_name(port), address)
             for port in network.ports
-            for address in _held(port)
+            for address in certain_addresses(network, port)
             if address.version == version
         ]
         yield NamedSet(f"held_ipv{version}", f"typeof {family} daddr", frozenset(str(address) for _, address in held))
         at = frozenset(f'"{tap}" . {address}' for tap, address in held)
         yield NamedSet(f"held_ipv{version}_at", f"typeof oifname . {family} daddr", at)
-
-
-def _held(port: Port) -> tuple[IpAddress, ...]:
-    return (*port.addresses, link_local(port.mac))
 
 
 def _groups(network: Network, firewalls: list[Firewall], *, ingress_only: bool = False) -> Iterator[NamedSet]:

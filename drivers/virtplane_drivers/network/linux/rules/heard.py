@@ -53,28 +53,39 @@ class Heard:
 
 
 def free_versions(network: Network) -> frozenset[int]:
-    """The IP versions of which the network manages no addresses."""
-    return frozenset({4, 6} - {subnet.cidr.version for subnet in network.subnets})
+    """The IP versions of which nobody claims addresses in the network."""
+    claimed = {subnet.cidr.version for subnet in network.subnets}
+    return frozenset({4, 6} - claimed) | (frozenset({6}) if network.chosen_prefix is not None else frozenset())
 
 
-def with_heard(table: Table, versions: frozenset[int]) -> Table:
-    """The table of the family bridge, with what listens to the ports of which these versions are free. Pure."""
-    if not versions:
+def with_heard(table: Table, network: Network) -> Table:
+    """The table of the family bridge, with what listens to the ports of which a version is free. Pure."""
+    ports = {version: f"free_ipv{version}" for version in free_versions(network)}
+    if network.chosen_prefix is not None:
+        ports[6] = "slaac_ipv6"
+    return _with_heard(table, ports)
+
+
+def _with_heard(table: Table, ports: Mapping[int, str]) -> Table:
+    """`ports`: by version, the set of the taps that are listened to."""
+    if not ports:
         return table
     listens = Chain(
         "heard",
-        tuple(rule for version in sorted(versions) for rule in _RULES[version]),
+        tuple(rule.format(ports=ports[version]) for version in sorted(ports) for rule in _RULES[version]),
         # After anti-spoofing: what that drops never comes here.
         "type filter hook prerouting priority dstnat + 10; policy accept;",
     )
-    sets = (one for version in sorted(versions) for one in _SETS[version])
+    sets = (one for version in sorted(ports) for one in _SETS[version])
     return replace(table, sets=(*table.sets, *sets), chains=(*table.chains, listens))
 
 
 def probe_script() -> str:
     """What a kernel takes that can listen."""
     free = tuple(NamedSet(f"free_ipv{version}", "typeof iifname") for version in _SETS)
-    return whole((with_heard(Table("bridge", "probe", free, ()), frozenset(_SETS)),))
+    return whole(
+        (_with_heard(Table("bridge", "probe", free, ()), {version: f"free_ipv{version}" for version in _SETS}),)
+    )
 
 
 def heard_now(network: Network) -> tuple[dict[str, int], list[Heard]]:
@@ -124,9 +135,9 @@ def _sets(version: int, *heard: tuple[str, str]) -> Iterator[NamedSet]:
 
 def _rule(version: int, when: str, name: str, address: str) -> str:
     """What is in the set already costs a guest nothing of its budget."""
-    budget = f"heard_budget_ipv{version} {{ iif limit rate {_PER_MINUTE}/minute burst {_AT_ONCE} packets }}"
-    listened = f"iifname @free_ipv{version} {when} iif . {address} != @{name}"
-    return f"{listened} update @{budget} add @{name} {{ iif . {address} }}"
+    budget = f"heard_budget_ipv{version} {{{{ iif limit rate {_PER_MINUTE}/minute burst {_AT_ONCE} packets }}}}"
+    listened = f"iifname @{{ports}} {when} iif . {address} != @{name}"
+    return f"{listened} update @{budget} add @{name} {{{{ iif . {address} }}}}"
 
 
 _SETS = {
@@ -139,6 +150,6 @@ _RULES = {
     6: (
         _rule(6, f"icmpv6 type nd-neighbor-advert {_TARGET_IS_GLOBAL}", "heard_target", "@th,64,128"),
         _rule(6, f"icmpv6 type nd-neighbor-solicit ip6 saddr :: {_TARGET_IS_GLOBAL}", "heard_target", "@th,64,128"),
-        _rule(6, "icmpv6 type nd-neighbor-solicit ip6 saddr != { ::, fe80::/10 }", "heard_ipv6", "ip6 saddr"),
+        _rule(6, "icmpv6 type nd-neighbor-solicit ip6 saddr != {{ ::, fe80::/10 }}", "heard_ipv6", "ip6 saddr"),
     ),
 }

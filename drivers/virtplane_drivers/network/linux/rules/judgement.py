@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, FirewallProtocol
 from virtplane_drivers.network.contract import Firewall, FirewallRule, IpAddress, Network, Port
 from virtplane_drivers.network.linux.rules.firewall import SERVICES_TCP, SERVICES_UDP
-from virtplane_drivers.network.linux.rules.spoofing import link_local
+from virtplane_drivers.network.linux.rules.spoofing import certain_addresses
 
 TCP, UDP = 6, 17
 _NUMBERS = {FirewallProtocol.TCP: (TCP,), FirewallProtocol.UDP: (UDP,), FirewallProtocol.ICMP: (1, 58)}
@@ -37,7 +37,7 @@ class Judge:
         self._router = frozenset(router_addresses)
         self._firewalls = {one.name: one for one in network.firewalls}
         self._groups = {one.name: frozenset(one.addresses) for one in network.groups}
-        self._ports = {address: port for port in network.ports for address in (*port.addresses, link_local(port.mac))}
+        self._ports = {address: port for port in network.ports for address in certain_addresses(network, port)}
 
     def lets_through(self, flow: Flow) -> bool:
         """Whether it may go on."""
@@ -63,12 +63,16 @@ class Judge:
         port = self._ports.get(address) or self._behind(address)
         if port is not None:
             yield port
-        elif isinstance(address, IPv6Address) and address.is_link_local:
+        elif isinstance(address, IPv6Address) and self._may_choose(address):
             yield from self._network.ports
         elif not any(subnet.cidr.version == address.version for subnet in self._network.subnets):
             yield from (
                 one for one in self._network.ports if all(held.version != address.version for held in one.addresses)
             )
+
+    def _may_choose(self, address: IPv6Address) -> bool:
+        prefix = self._network.chosen_prefix
+        return address.is_link_local or (prefix is not None and address in prefix)
 
     def _behind(self, address: IpAddress) -> Port | None:
         for route in self._network.routes:

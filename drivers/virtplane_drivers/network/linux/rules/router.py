@@ -15,7 +15,7 @@ from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.links import bridge_interfaces
 from virtplane_drivers.network.linux.rules.firewall import Way, with_firewall, with_states
-from virtplane_drivers.network.linux.rules.heard import free_versions, with_heard
+from virtplane_drivers.network.linux.rules.heard import with_heard
 from virtplane_drivers.network.linux.rules.overlay import guard_tables
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Ruleset, Table
 from virtplane_drivers.network.linux.rules.spoofing import spoofing_table
@@ -44,10 +44,10 @@ def router_ruleset(
     listens: bool = True,
 ) -> Ruleset:
     """The tables of the router namespace. Pure. Without a transit nothing is forwarded but between guests."""
-    listened = free_versions(network) if listens else frozenset()
+    bridged = with_heard(spoofing_table(network), network) if listens else spoofing_table(network)
     own_addresses = [interface.ip for interface in bridge_interfaces(network)]
     return (
-        with_firewall(with_heard(spoofing_table(network), listened), network, own_addresses, way),
+        with_firewall(bridged, network, own_addresses, way),
         with_states(_routing_table(network, transit, host_addresses), network, way),
         *guard_tables(network),
     )

@@ -22,6 +22,9 @@ The router's own MAC and addresses are in none of the sets, whatever a port clai
 A family that the network does not manage, and of which the port has no address, is free (free_ipv4, free_ipv6): only
 the MAC counts there, and still no DHCP server and no router advertisement.
 
+By SLAAC a port chooses addresses in the network's prefix (slaac_ipv6), but none that is somebody's: the router's, one
+that is claimed, or one that goes with another port's MAC (taken). Whose the others are, nobody knows.
+
 Messages of neighbour discovery pass with one option at most, as their length says, so that it is where it is looked
 for. Link-local addresses are not claimed by anybody: a guest may make up its own (RFC 7217). The one that goes with the
 MAC of a port, or of the router, is taken, and is nobody else's.
@@ -29,7 +32,7 @@ MAC of a port, or of the router, is taken, and is nobody else's.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network, Port
@@ -41,6 +44,7 @@ _SOURCE_OPTION, _TARGET_OPTION = 0x0101, 0x0201
 _NONCE_OPTION = 0x0E01
 """RFC 7527: a guest tells its own DAD messages from those of others."""
 _ETHER_BITS = 48
+_LINK_LOCAL = IPv6Network("fe80::/64")
 _IPV4, _IPV6 = 4, 6
 
 
@@ -48,14 +52,27 @@ def spoofing_table(network: Network) -> Table:
     """The table for the network's ports. Pure."""
     router_mac = names.router_mac(network.uid)
     senders = [_sender(network, port) for port in network.ports if port.mac != router_mac]
-    return Table("bridge", names.ROUTER_TABLE, tuple(_sets(senders, router_mac)), tuple(_chains(network)))
+    taken = _taken(network, senders, router_mac)
+    return Table("bridge", names.ROUTER_TABLE, tuple(_sets(senders, taken)), tuple(_chains(network)))
+
+
+def certain_addresses(network: Network, port: Port) -> tuple[IpAddress, ...]:
+    """Those that are the port's and nobody else's: claimed, or made of its MAC. By SLAAC it may choose others too."""
+    prefix = network.chosen_prefix
+    by_prefix = (by_mac(prefix, port.mac),) if prefix is not None else ()
+    return (*port.addresses, link_local(port.mac), *by_prefix)
 
 
 def link_local(mac: str) -> IPv6Address:
     """The address that an interface makes of its MAC (RFC 4291, appendix A)."""
+    return by_mac(_LINK_LOCAL, mac)
+
+
+def by_mac(prefix: IPv6Network, mac: str) -> IPv6Address:
+    """The address that an interface makes of its MAC within a /64 (RFC 4291, appendix A)."""
     octets = bytearray.fromhex(mac.replace(":", ""))
     octets[0] ^= 2
-    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:]))
+    return IPv6Address(prefix.network_address.packed[:8] + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,8 @@ class _Sender:
     behind: tuple[IpNetwork, ...]
     free: frozenset[int]
     """IP versions of which only its MAC counts."""
+    chooses: bool
+    """Whether it has more addresses of the network's prefix than `ipv6`: by SLAAC."""
 
 
 def _sender(network: Network, port: Port) -> _Sender:
@@ -77,8 +96,11 @@ def _sender(network: Network, port: Port) -> _Sender:
     managed = {subnet.cidr.version for subnet in network.subnets} | {address.version for address in port.addresses}
     own = [address for address in port.addresses if address not in gateways]
     behind = tuple(route.destination for route in network.routes if route.via in own)
+    prefix = network.chosen_prefix
     if _IPV6 in managed:
         own.append(link_local(port.mac))
+    if prefix is not None:
+        own.append(by_mac(prefix, port.mac))
     return _Sender(
         tap=f'"{names.tap_name(port)}"',
         mac=port.mac,
@@ -87,10 +109,24 @@ def _sender(network: Network, port: Port) -> _Sender:
         ipv6=tuple(address for address in own if address.version == _IPV6),
         behind=behind,
         free=frozenset({_IPV4, _IPV6} - managed),
+        chooses=prefix is not None,
     )
 
 
-def _sets(senders: Sequence[_Sender], router_mac: str) -> Iterator[NamedSet]:
+def _taken(network: Network, senders: Sequence[_Sender], router_mac: str) -> frozenset[IPv6Address]:
+    """What no port may choose: of its own, `_Sender.ipv6` has more."""
+    macs = (router_mac, *(one.mac for one in senders))
+    taken = {link_local(mac) for mac in macs}
+    prefix = network.chosen_prefix
+    if prefix is not None:
+        taken |= {by_mac(prefix, mac) for mac in macs}
+        taken.add(prefix.network_address)  # of all routers (RFC 4291, 2.6.1)
+        named = (*(subnet.gateway for subnet in network.subnets), *(a for one in senders for a in one.ipv6))
+        taken |= {address for address in named if isinstance(address, IPv6Address)}
+    return frozenset(taken)
+
+
+def _sets(senders: Sequence[_Sender], taken: Iterable[IPv6Address]) -> Iterator[NamedSet]:
     yield _set("port", "iifname", (one.tap for one in senders))
     yield _set("port_mac", "iifname . ether saddr", (f"{one.tap} . {one.mac}" for one in senders))
     own_ipv4 = (f"{one.tap} . {one.mac} . {address}" for one in senders for address in one.ipv4)
@@ -101,6 +137,7 @@ def _sets(senders: Sequence[_Sender], router_mac: str) -> Iterator[NamedSet]:
         behind = (f"{one.tap} . {net}" for one in senders for net in one.behind if net.version == version)
         yield _set(f"behind_ipv{version}", f"iifname . {source} saddr", behind, flags="interval")
         yield _set(f"free_ipv{version}", "iifname", (one.tap for one in senders if version in one.free))
+    yield _set("slaac_ipv6", "iifname", (one.tap for one in senders if one.chooses))
     yield _set("dhcp_client", "iifname . @th,288,48", (f"{one.tap} . {one.mac_number:#x}" for one in senders))
     options = (
         f"{one.tap} . {option << _ETHER_BITS | one.mac_number:#x}"
@@ -110,7 +147,6 @@ def _sets(senders: Sequence[_Sender], router_mac: str) -> Iterator[NamedSet]:
     yield _set("nd_option", "iifname . @th,192,64", options)
     targets = (f"{one.tap} . {int(address):#x}" for one in senders for address in one.ipv6)
     yield _set("nd_target", "iifname . @th,64,128", targets)
-    taken = {link_local(mac) for mac in (router_mac, *(one.mac for one in senders))}
     yield _set("taken", "ip6 saddr", map(str, taken))
     yield _set("taken_target", "@th,64,128", (f"{int(address):#x}" for address in taken))
 
@@ -121,7 +157,7 @@ def _set(name: str, type_: str, elements: Iterable[str], *, flags: str = "") -> 
 
 
 def _chains(network: Network) -> Iterator[Chain]:
-    yield from _FROM_PORTS
+    yield from _from_ports(network.chosen_prefix)
     # Of no guest of this host. What may come and go by a tunnel: see `overlay`.
     others = {NetworkMode.BRIDGE: names.UPLINK, NetworkMode.OVERLAY: names.TUNNEL}.get(network.mode)
     by_type = "ether type vmap { ip : goto from_ipv4, ip6 : goto from_ipv6, arp : goto from_arp, 0x8035 : accept }"
@@ -182,12 +218,11 @@ _FROM_SOURCE_IPV4 = (
     "iifname . ip saddr @behind_ipv4 accept",
     "drop",
 )
-_FROM_SOURCE_IPV6 = (
+_OWN_IPV6 = (
     "iifname . ether saddr . ip6 saddr @port_ipv6 accept",
     "ip6 saddr fe80::/10 ip6 saddr != @taken accept",
-    "iifname . ip6 saddr @behind_ipv6 accept",
-    "drop",
 )
+_BEHIND_IPV6 = ("iifname . ip6 saddr @behind_ipv6 accept", "drop")
 _IS_FREE_LINK_LOCAL = "@th,64,10 0x3fa @th,64,128 != @taken_target"
 _FROM_SOLICIT = (
     "ip6 length != { 24, 32 } drop",
@@ -197,14 +232,12 @@ _FROM_SOLICIT = (
     f"ip6 length 32 @th,192,16 != {_NONCE_OPTION:#x} drop",
     "iifname . @th,64,128 @nd_target accept",
     f"{_IS_FREE_LINK_LOCAL} accept",
-    "drop",
 )
 _FROM_ADVERT = (
     "ip6 length != { 24, 32 } drop",
     "ip6 length 32 iifname . @th,192,64 != @nd_option drop",
     "iifname . @th,64,128 @nd_target goto from_source_ipv6",
     f"{_IS_FREE_LINK_LOCAL} goto from_source_ipv6",
-    "drop",
 )
 _FROM_ROUTER_SOLICIT = (
     "ip6 saddr :: ip6 length 8 accept",
@@ -233,20 +266,31 @@ _FROM_IPV6 = (
     "iifname @free_ipv6 accept",
     "goto from_source_ipv6",
 )
-_FROM_PORTS = tuple(
-    Chain(name, rules)
-    for name, rules in (
-        ("from_arp", _FROM_ARP),
-        ("from_source_ipv4", _FROM_SOURCE_IPV4),
-        ("from_own_dhcp_client", _FROM_OWN_DHCP_CLIENT),
-        ("from_dhcp_client", _FROM_DHCP_CLIENT),
-        ("from_ipv4", _FROM_IPV4),
-        ("from_source_ipv6", _FROM_SOURCE_IPV6),
-        ("from_solicit", _FROM_SOLICIT),
-        ("from_advert", _FROM_ADVERT),
-        ("from_router_solicit", _FROM_ROUTER_SOLICIT),
-        ("from_report", _FROM_REPORT),
-        ("from_icmpv6", _FROM_ICMPV6),
-        ("from_ipv6", _FROM_IPV6),
+
+
+def _from_ports(prefix: IPv6Network | None) -> Iterator[Chain]:
+    """What ports may send; with a prefix, those of slaac_ipv6 also what is within it."""
+    sources, solicited, advertised = _chosen(prefix) if prefix is not None else ((), (), ())
+    yield Chain("from_arp", _FROM_ARP)
+    yield Chain("from_source_ipv4", _FROM_SOURCE_IPV4)
+    yield Chain("from_own_dhcp_client", _FROM_OWN_DHCP_CLIENT)
+    yield Chain("from_dhcp_client", _FROM_DHCP_CLIENT)
+    yield Chain("from_ipv4", _FROM_IPV4)
+    yield Chain("from_source_ipv6", (*_OWN_IPV6, *sources, *_BEHIND_IPV6))
+    yield Chain("from_solicit", (*_FROM_SOLICIT, *solicited, "drop"))
+    yield Chain("from_advert", (*_FROM_ADVERT, *advertised, "drop"))
+    yield Chain("from_router_solicit", _FROM_ROUTER_SOLICIT)
+    yield Chain("from_report", _FROM_REPORT)
+    yield Chain("from_icmpv6", _FROM_ICMPV6)
+    yield Chain("from_ipv6", _FROM_IPV6)
+
+
+def _chosen(prefix: IPv6Network) -> tuple[tuple[str], tuple[str], tuple[str]]:
+    """Of what is sent from, asked for and said to be one's own."""
+    first_half = prefix.network_address.packed[:8].hex()
+    target = f"iifname @slaac_ipv6 @th,64,64 0x{first_half} @th,64,128 != @taken_target"
+    return (
+        (f"iifname @slaac_ipv6 ip6 saddr {prefix} ip6 saddr != @taken accept",),
+        (f"{target} accept",),
+        (f"{target} goto from_source_ipv6",),
     )
-)

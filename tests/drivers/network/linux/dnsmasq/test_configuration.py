@@ -31,6 +31,7 @@ STATIC: dict[str, Any] = {
     "ipv4": replace(IPV4, addressing=Addressing.STATIC),
     "ipv6": replace(IPV6, addressing=Addressing.STATIC),
 }
+SLAAC: dict[str, Any] = {"ipv6": replace(IPV6, addressing=Addressing.SLAAC)}
 NO_ROUTER: dict[str, Any] = {"ipv4": replace(IPV4, gateway=None), "ipv6": replace(IPV6, gateway=None)}
 ROUTES: dict[str, Any] = {"routes": (Route(ip_network("10.99.0.0/16"), addresses("10.20.0.5")[0]),)}
 
@@ -142,6 +143,10 @@ def test_a_machine_without_addresses_is_not_mentioned() -> None:
         pytest.param({}, True, id="DHCP"),
         pytest.param(STATIC, True, id="Static with a gateway: names"),
         pytest.param(NO_ROUTER, True, id="DHCP without a gateway"),
+        pytest.param(
+            {"ipv4": None, "ipv6": replace(SLAAC["ipv6"], gateway=None)}, True, id="SLAAC alone without a gateway"
+        ),
+        pytest.param(SLAAC | {"mode": NetworkMode.BRIDGE}, False, id="SLAAC of the bridge's own router"),
         pytest.param({"mode": NetworkMode.ISOLATED}, True, id="Isolated"),
         pytest.param({"mode": NetworkMode.ROUTED}, True, id="Routed"),
         pytest.param({"mode": NetworkMode.BRIDGE}, False, id="Bridge"),
@@ -151,6 +156,14 @@ def test_a_machine_without_addresses_is_not_mentioned() -> None:
 )
 def test_who_is_served(changes: dict[str, Any], is_served: bool) -> None:  # noqa: FBT001
     assert (configuration_of(network(**changes), ()) is not None) is is_served
+
+
+def test_by_slaac_the_prefix_is_advertised_and_nobody_gets_an_ipv6_address() -> None:
+    made = configured(network("uid-1", port(MAC, "web", "10.20.0.9"), **SLAAC))
+    assert "dhcp-range=fd00:20::,ra-only,64,1h\nenable-ra\nra-param=br0,mtu:1400,60,1800\n" in made.settings
+    assert "dhcp-option=option6:dns-server,[fd00:20::1]\n" in made.settings
+    assert "dhcp-duid" not in made.settings
+    assert made.reservations == ("52:54:00:00:00:01,10.20.0.9,web.shop.test",)
 
 
 # --- ways out ---------------------------------------------------------------------------------------------------------
@@ -184,7 +197,10 @@ def test_dnsmasq_needs_an_address_where_dhcp_has_no_gateway_and_nowhere_else() -
         IPv4Interface("169.254.0.53/32"),
         IPv6Interface("fd00:20::56:50ff:fe74:8a05/64"),
     )
-    assert own_addresses(network()) == ()
+    assert own_addresses(network()) == own_addresses(network(**SLAAC)) == ()
+    assert own_addresses(network(ipv4=None, ipv6=replace(SLAAC["ipv6"], gateway=None))) == (
+        IPv6Interface("fd00:20::56:50ff:fe74:8a05/64"),
+    )
     assert own_addresses(network(**{key: replace(one, gateway=None) for key, one in STATIC.items()})) == ()
     assert own_addresses(network(mode=NetworkMode.BRIDGE, **NO_ROUTER)) == ()
 
@@ -272,6 +288,8 @@ DNSMASQ = shutil.which("dnsmasq", path=os.pathsep.join([os.environ["PATH"], "/us
         pytest.param(STATIC, id="Static"),
         pytest.param({**NO_ROUTER, **ROUTES}, id="no gateway"),
         pytest.param({"mode": NetworkMode.ISOLATED}, id="Isolated"),
+        pytest.param(SLAAC, id="SLAAC"),
+        pytest.param({"ipv4": None, "ipv6": replace(SLAAC["ipv6"], gateway=None)}, id="SLAAC alone, no gateway"),
         pytest.param({"ipv6": None}, id="IPv4 alone"),
         pytest.param({"ipv4": None}, id="IPv6 alone"),
         pytest.param({"ipv4": subnet("10.0.0.0/8", "10.0.0.1")}, id="a /8"),

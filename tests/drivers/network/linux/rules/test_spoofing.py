@@ -1,53 +1,30 @@
 """Lies that guests tell, sent as frames, beside the truth."""
 
-import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
-from tests.drivers.network.linux.host import Host, Namespace, new_host
+from tests.drivers.network.linux.host import new_host
 from tests.drivers.network.linux.rules import lies
 from tests.drivers.network.linux.rules.capture import capture, send
-from tests.drivers.network.linux.rules.routers import Router, network, new_router, port
-from virtplane_drivers.network.contract import Network
+from tests.drivers.network.linux.rules.guests import Guests, guests_of
+from tests.drivers.network.linux.rules.routers import network, port
 from virtplane_drivers.network.linux.names import BRIDGE
-from virtplane_drivers.network.linux.rules import RouterRules
 
-
-@dataclass
-class Guests:
-    """Two guests of one router, and its rules."""
-
-    router: Router
-    first: Namespace
-    second: Namespace
-    rules: RouterRules
-
-    def apply(self, one: Network) -> None:
-        asyncio.run(self.rules.apply(self.router.path, one, None, ()))
-
-
-def guests_of(host: Host, *, with_rules: bool) -> Guests:
-    one = network(lies.UID, port(2), port(3))
-    router = new_router(host, one, None)
-    guests = Guests(router, router.guest(one.ports[0]), router.guest(one.ports[1]), RouterRules())
-    if with_rules:
-        guests.apply(one)
-    return guests
+LAN = network(lies.UID, port(2), port(3))
 
 
 @pytest.fixture(scope="module")
 def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
     with new_host(tmp_path_factory.mktemp("spoofing")) as host:
-        yield guests_of(host, with_rules=True)
+        yield guests_of(host, LAN, with_rules=True)
 
 
 @pytest.fixture(scope="module")
 def trusted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
     """The same without any rules."""
     with new_host(tmp_path_factory.mktemp("trusted")) as host:
-        yield guests_of(host, with_rules=False)
+        yield guests_of(host, LAN, with_rules=False)
 
 
 @pytest.mark.parametrize("case", lies.ALL, ids=str)
