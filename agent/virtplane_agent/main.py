@@ -19,6 +19,8 @@ from kubernetes.aio.config import ConfigException
 
 from virtplane_agent.endpoints import DEFAULT_TRANSIT_CIDR, HYPERVISOR_DRIVERS, Endpoints, Settings, open_endpoints
 from virtplane_agent.hypervisors.reconcile import NameTaken, register
+from virtplane_agent.metrics.address import AddressUnusable, ListenAddress
+from virtplane_agent.metrics.subject import Subject
 from virtplane_agent.runtime import Agent
 from virtplane_agent.state_folder import StateFolderInUse, state_folder
 from virtplane_api.kube.client import KubeClient
@@ -51,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(2, f"no usable kubeconfig: {error}; give one with --kubeconfig")
     except (LeaseHeld, LeaseTaken, StateFolderInUse, NameTaken) as error:
         return _say(3, str(error))
+    except AddressUnusable as error:
+        return _say(1, f"--metrics-address: {error}")
     except DriverError as error:
         return _say(1, f"{error.reason}: {error}")
 
@@ -58,8 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(options: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         identity = stack.enter_context(state_folder(options.state_dir))
-        client = await stack.enter_async_context(KubeClient.connect(options.kubeconfig))
-        lease = Lease(
+        subject = Subject()
+        if options.metrics_address is not None:
+            from virtplane_agent.metrics.server import serving  # noqa: PLC0415  # see metrics/__init__.py
+
+            await stack.enter_async_context(serving(options.metrics_address, subject))
+        client = subject.client = await stack.enter_async_context(KubeClient.connect(options.kubeconfig))
+        lease = subject.lease = Lease(
             client,
             name=agent_lease_name(options.name),
             namespace=options.system_namespace,
@@ -84,15 +93,16 @@ async def _run(options: argparse.Namespace) -> None:
             underlay_address=options.underlay_address,
         )
         endpoints = await open_endpoints(stack, options.name, options.drivers, settings)
-        await _work(client, options.name, endpoints, lease)
+        await _work(client, options.name, endpoints, lease, subject)
 
 
-async def _work(client: KubeClient, name: str, endpoints: Endpoints, lease: Lease) -> None:
+async def _work(client: KubeClient, name: str, endpoints: Endpoints, lease: Lease, subject: Subject) -> None:
     keeping = asyncio.create_task(_keep(lease), name="lease")
     kube_system = await _patiently(partial(client.get, NAMESPACES, "kube-system"))
     for endpoint in endpoints.hypervisors.values():
         await _patiently(partial(register, client, name, endpoint))
     agent = Agent(client, name=name, cluster_id=kube_system["metadata"]["uid"], endpoints=endpoints)
+    subject.work = agent.work()
     working = asyncio.create_task(agent.run(), name="agent")
     try:
         done, _pending = await asyncio.wait({keeping, working}, return_when=asyncio.FIRST_COMPLETED)
@@ -164,6 +174,13 @@ def _source(text: str) -> str:
     return text
 
 
+def _listen_address(text: str) -> ListenAddress:
+    try:
+        return ListenAddress.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _transit_cidr(text: str) -> IPv4Network:
     try:
         network = IPv4Network(text)
@@ -233,6 +250,13 @@ def argument_parser() -> argparse.ArgumentParser:
         help="auto: KVM where a guest really runs under it, else emulation (default: %(default)s)",
     )
     _add_network_options(parser)
+    parser.add_argument(
+        "--metrics-address",
+        type=_listen_address,
+        metavar="HOST:PORT",
+        help="serve /metrics, /healthz and /readyz here by HTTP, to whoever gets there; of port 0 the log says which "
+        "one it is (default: no server)",
+    )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default: %(default)s)"
     )

@@ -14,6 +14,7 @@ from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.interfaces import Interfaces
 from virtplane_agent.machines.reconcile import MachineReconciler
 from virtplane_agent.machines.strays import Strays
+from virtplane_agent.metrics.subject import Work
 from virtplane_agent.networks.serving import NetworkKey, Networks
 from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
@@ -73,6 +74,7 @@ class Agent:
             field_selector=f"spec.agentName={name}",
         )
         self._virtual_networks = Informer(client, NETWORKS, self._network_changed)
+        self._needed = (self._pools, self._hypervisors, self._volumes.informer, self._machines.informer)
         self._network_uids: dict[Key, str] = {}
         enqueue, changed = self._network_loop.enqueue, self._hypervisor_loop.enqueue
         seen = self._machine_loop.enqueue
@@ -116,6 +118,13 @@ class Agent:
             client, endpoints, self._hypervisors, pools, self._networks, strays
         )
 
+    def work(self) -> Work:
+        """What can be measured of it."""
+        loops = (
+            self._machine_loop, self._volume_loop, self._hypervisor_loop, self._action_loop, self._network_loop,
+        )  # fmt: skip
+        return Work(self._endpoints, loops, self._machines, self._networks, self._needed)
+
     async def run(self) -> None:
         """Watch first; nothing is done to a machine before all that is placed here was listed once."""
         try:
@@ -126,13 +135,12 @@ class Agent:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            informers = (self._pools, self._hypervisors, self._volumes.informer, self._machines.informer)
             # Others are not waited for: machines are served also where the cluster does not have these kinds yet.
-            for informer in (*informers, self._virtual_networks, self._actions.informer):
+            for informer in (*self._needed, self._virtual_networks, self._actions.informer):
                 tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
             tasks.create_task(self._events.run(), name="events")
             tasks.create_task(self._hypervisor_loop.run(), name="reconcile Hypervisors")
-            for informer in informers:
+            for informer in self._needed:
                 await informer.synced.wait()
             with contextlib.suppress(TimeoutError):
                 # Else machines with interfaces would be said to wait for networks that are there.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
-from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.client import UNANSWERED, KubeClient
 from virtplane_api.kube.errors import AlreadyExists, ApiUnavailable, Conflict, Expired, Forbidden, Invalid, NotFound
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.informer import Informer
@@ -51,6 +51,15 @@ async def test_each_refusal_has_its_type(client: KubeClient, control_plane: Cont
     async with KubeClient.connect(control_plane.client_kubeconfig("nobody", ())) as nobody:
         with pytest.raises(Forbidden):
             await nobody.get(CONFIG_MAPS, "a", namespace)
+        assert nobody.requests == {("GET", "403"): 1}
+    assert client.requests == {
+        ("GET", "404"): 1,
+        ("POST", "201"): 1,
+        ("POST", "409"): 1,
+        ("POST", "422"): 1,
+        ("PUT", "200"): 1,
+        ("PUT", "409"): 1,
+    }
 
 
 async def test_finalizers_are_set_only_on_the_very_object_that_was_read(client: KubeClient, namespace: str) -> None:
@@ -142,6 +151,7 @@ async def test_the_api_server_may_go_away_and_come_back(namespace: str) -> None:
                 await asyncio.to_thread(own.stop_apiserver)
                 with pytest.raises(ApiUnavailable):
                     await client.get(CONFIG_MAPS, "a", namespace)
+                assert client.requests["GET", UNANSWERED] > 0
                 await asyncio.to_thread(own.start_apiserver)
                 await client.create(CONFIG_MAPS, config_map(namespace, "after"), field_manager=MANAGER)
                 await becomes(lambda: Key(namespace, "after") in informer.objects, timeout_s=40)
@@ -166,8 +176,11 @@ async def test_a_second_holder_is_refused_while_the_first_renews(client: KubeCli
 
 async def test_a_lease_that_is_given_back_is_free_at_once(client: KubeClient, namespace: str) -> None:
     first = lease(client, namespace, "first", duration_s=3600)
+    assert not first.is_held
     await first.acquire(wait=False)
+    assert first.is_held
     await first.release()
+    assert not first.is_held
     second = lease(client, namespace, "second", duration_s=3600)
     async with asyncio.timeout(10):
         await second.acquire(wait=True)
@@ -186,6 +199,7 @@ async def test_the_lease_of_a_dead_holder_is_taken_after_its_duration_and_the_de
     async with asyncio.timeout(20):
         await lease(client, namespace, "second").acquire(wait=True)
     assert loop.time() - began >= 2
+    assert not first.is_held
     with pytest.raises(LeaseLost, match="was taken by second"):
         async with asyncio.timeout(20):
             await first.keep()

@@ -168,3 +168,31 @@ async def test_of_two_waits_the_earlier_counts_and_a_change_ends_both() -> None:
 def test_backoff_doubles_up_to_a_minute_with_a_fifth_of_jitter() -> None:
     for failures, middle_s in ((1, 0.5), (2, 1.0), (3, 2.0), (8, 60.0), (1000, 60.0)):
         assert 0.8 * middle_s <= backoff_s(failures) <= 1.2 * middle_s
+
+
+async def test_the_tally_says_how_passes_ended_and_how_long_they_took() -> None:
+    outcomes: dict[str, Outcome] = {"done": Done(), "wait": Wait(3600, ""), "failed": Failed("NoRoom", "", 3600)}
+
+    now, inside_s = asyncio.get_running_loop().time, 0.0
+
+    async def reconcile(key: str) -> Outcome:
+        nonlocal inside_s
+        began = now()
+        if key == "fault":
+            raise ValueError(key)
+        await asyncio.sleep(0.01)
+        inside_s += now() - began
+        return outcomes[key]
+
+    began = now()
+
+    async with running(reconcile) as loop:
+        for key in ("done", "wait", "failed"):
+            loop.enqueue(key)
+        await idle(loop)
+        loop.enqueue("done")
+        loop.enqueue("fault")
+        await idle(loop)
+    tally = loop.tally
+    assert (tally.done, tally.waits, tally.failures) == (2, 1, {"NoRoom": 1, "Fault": 1})
+    assert inside_s <= tally.spent_s <= 5 * (now() - began)  # side by side, each for itself

@@ -231,5 +231,5 @@ def invariants(request: pytest.FixtureRequest) -> Iterator[None]:
 def start_qemu_agent(live: Live, name: str = AGENT, *more: str) -> int:
     """Starts the agent, again with the same folders."""
     flags = ["--allow-source", live.images.server.address, "--qemu-accelerator", "tcg"]
-    flags += ["--allow-bridge", BRIDGE, "--allow-routed", "10.22.0.0/16"]
+    flags += ["--allow-bridge", BRIDGE, "--allow-routed", "10.22.0.0/16", "--metrics-address", "127.0.0.1:0"]
     return live.system.start_agent(name, ["qemu"], *flags, *more)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import yaml
 
+from tests.agent.metrics.documented import undocumented
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.system import OPERATOR, SYSTEM_NAMESPACE, System
 from tests.cluster.waiting import eventually
 from tests.e2e.conftest import Images, Live, condition, pool, vm, volume
+from tests.e2e.scraping import fetched, metrics_url, scraped
 
 MACHINES = 100
 
@@ -20,7 +22,7 @@ def fleet(installed: ControlPlane, start_system: Callable[[], System], images: I
     system = start_system()
     running = Live(installed, system, images)
     system.start_operator()
-    system.start_agent("fake-a", ["fake"])
+    system.start_agent("fake-a", ["fake"], "--metrics-address", "127.0.0.1:0")
     running.apply(pool("fleet", default=True, fake={}))
     eventually(lambda: condition(running.get("vppool", "fleet"), "Ready").get("status") == "True", 30)
     yield running
@@ -64,6 +66,22 @@ def lease_renewals(live: Live) -> int:
         for kind, count in live.control_plane.requests_total().items()
         if kind.resource == "leases" and kind.verb == "PUT" and kind.code == 200
     )
+
+
+def test_an_agent_tells_of_its_machines_by_http_and_that_it_is_ready(fleet: Live, namespace: str) -> None:
+    url = metrics_url(fleet.system, "fake-a")
+    eventually(lambda: fetched(f"{url}/readyz") == (200, "ok\n"))
+    running = {"hypervisor": "fake-a-fake", "power_state": "Running"}
+    before = scraped(fleet.system, "fake-a", **running)["machines"]
+    fleet.apply(vm("web", namespace))
+    fleet.wait_ready("web", namespace)
+    assert scraped(fleet.system, "fake-a", **running)["machines"] == before + 1
+    assert scraped(fleet.system, "fake-a", kind="VirtualMachine", result="wait")["reconcile_passes_total"] > 0
+    assert scraped(fleet.system, "fake-a", method="PATCH", code="200")["api_requests_total"] > 0
+    text = fetched(f"{url}/metrics")[1]
+    assert undocumented(text) == {}
+    fleet.kubectl("delete", "vpvm", "web", "-n", namespace, "--timeout=30s")
+    assert scraped(fleet.system, "fake-a", **running)["machines"] == before
 
 
 def test_a_machine_that_fits_nowhere_says_why_and_is_placed_once_there_is_room(fleet: Live, namespace: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.cluster.system import OPERATOR
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import Namespace
 from tests.e2e.conftest import AGENT, BRIDGE, Live, Object, condition, root_disk, start_qemu_agent, vm
+from tests.e2e.scraping import scraped
 
 
 def network(name: str, namespace: str, **spec: object) -> Object:
@@ -234,12 +236,28 @@ def test_a_guest_on_a_network_of_mode_user_is_reached_by_its_forwarded_port(live
     assert page(host, "http://127.0.0.1:8095/") == PAGE
 
 
-def test_a_guest_on_a_routed_network_is_reached_by_its_own_address(live: Live, namespace: str) -> None:
+def test_a_guest_on_a_routed_network_is_reached_by_its_own_address_and_its_traffic_is_counted(
+    live: Live, namespace: str
+) -> None:
     host = live.system.host(AGENT)
     routed = network("routed", namespace, mode="Routed", ipv4={"cidr": "10.22.4.0/24"})
     live.apply(routed, linux(live, "web", namespace, on("routed")))
     machine = live.wait_ready("web", namespace)
     eventually(lambda: page(host, f"http://{claimed(machine)}/") == PAGE, 60)
+
+    def counted() -> dict[str, float]:
+        return scraped(live.system, AGENT, namespace=namespace, name="web", interface="lan", network="routed")
+
+    before = counted()
+    assert before["interface_transmit_bytes_total"] > 0
+    # Nobody in the guest listens there: what it answers is little, whatever it is sent.
+    datagrams, payload = 200, bytes(1000)
+    with host.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as flood:
+        for _ in range(datagrams):
+            flood.sendto(payload, (claimed(machine), 9))
+    sent = datagrams * len(payload)
+    eventually(lambda: counted()["interface_receive_bytes_total"] - before["interface_receive_bytes_total"] >= sent)
+    assert counted()["interface_transmit_bytes_total"] - before["interface_transmit_bytes_total"] < sent / 2
 
 
 def test_what_a_host_does_not_give_is_not_taken(live: Live, namespace: str) -> None:

@@ -5,6 +5,7 @@ network without an object is left as it is for as long as a machine here is on i
 still holds is not removed, whatever the cluster says.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -265,6 +266,10 @@ class Networks:
         drivers = set(endpoint.network_modes.values())
         rows = [_report(key.uid, seen) for key, seen in sorted(self._seen.items()) if key.driver in drivers]
         return rows[:_MAX_REPORTS]
+
+    def states(self) -> Counter[tuple[str, NetworkState]]:
+        """How many networks are on this host, by driver and by what was seen of them after their last pass."""
+        return Counter((key.driver, seen.state) for key, seen in self._seen.items() if seen.state is not None)
 
     def _saw(self, key: NetworkKey, seen: ObservedNetwork) -> None:
         before = self._seen.get(key)

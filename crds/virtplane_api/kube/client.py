@@ -6,6 +6,7 @@ without them a stale writer could overwrite newer facts, or re-create a deleted 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from virtplane_api.kube.resources import Object, Resource
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+UNANSWERED = "none"
 
 
 class KubeClient:
@@ -33,6 +35,8 @@ class KubeClient:
     def __init__(
         self, configuration: Configuration, session: aiohttp.ClientSession, *, timeout_s: float = 30.0
     ) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()
+        """All that were sent, by method and code of the answer; without an answer by UNANSWERED."""
         self._configuration = configuration
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, 10.0))
@@ -207,16 +211,22 @@ class KubeClient:
         if body is not None:
             headers["Content-Type"] = content_type
             data = orjson.dumps(body)
-        url = self._configuration.host + path
-        async with self._session.request(
+        request = self._session.request(
             method,
-            url,
+            self._configuration.host + path,
             params=params,
             data=data,
             headers=headers,
             timeout=timeout or self._timeout,
             allow_redirects=False,
-        ) as response:
+        )
+        code = UNANSWERED
+        try:
+            response = await request
+            code = str(response.status)
+        finally:
+            self.requests[method, code] += 1
+        async with response:
             if response.status >= 300:
                 raise error_of(response.status, _status_of(await response.read()), response.headers.get("Retry-After"))
             yield response

@@ -63,6 +63,13 @@ class Lease:
         self._seen: tuple[str, float] = ("", 0.0)
         """resourceVersion of a foreign holder's Lease, and when we first saw it."""
         self._renewed_since_first_seen = False
+        self._renewed_at: float | None = None
+        """By our own clock; None: it was not ours when we last looked."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is ours, and its last renewal is no older than it lasts."""
+        return self._renewed_at is not None and self._clock() - self._renewed_at <= self._duration_s
 
     async def acquire(self, *, wait: bool) -> None:
         """Take the Lease; with `wait`, for as long as another living holder has it.
@@ -109,6 +116,7 @@ class Lease:
 
     async def release(self) -> None:
         """Give the Lease back, so that the next holder need not wait; on failure it simply ends by time."""
+        self._renewed_at = None
         try:
             lease = await self._client.get(LEASES, self.name, self._namespace)
             if lease["spec"].get("holderIdentity") == self.identity:
@@ -119,6 +127,12 @@ class Lease:
 
     async def _try(self) -> str:
         """Take or renew the Lease if it is ours or free; the holder's identity after that."""
+        asked_at = self._clock()
+        holder = await self._holder()
+        self._renewed_at = asked_at if holder == self.identity else None
+        return holder
+
+    async def _holder(self) -> str:
         try:
             lease = await self._client.get(LEASES, self.name, self._namespace)
         except NotFound:

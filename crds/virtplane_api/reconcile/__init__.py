@@ -2,5 +2,6 @@
 
 from virtplane_api.reconcile.loop import ReconcileLoop
 from virtplane_api.reconcile.outcome import Done, Failed, Outcome, Wait
+from virtplane_api.reconcile.tally import Tally
 
-__all__ = ["Done", "Failed", "Outcome", "ReconcileLoop", "Wait"]
+__all__ = ["Done", "Failed", "Outcome", "ReconcileLoop", "Tally", "Wait"]

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from virtplane_api.reconcile.outcome import Done, Failed, Outcome, Wait
+from virtplane_api.reconcile.tally import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class ReconcileLoop(Generic[K]):
         pass_timeout_s: float = 120.0,
     ) -> None:
         self.name = name
+        self.tally = Tally()
         self._reconcile = reconcile
         self._concurrency = concurrency
         self._pass_timeout_s = pass_timeout_s
@@ -107,6 +109,7 @@ class ReconcileLoop(Generic[K]):
             passes.create_task(self._pass(key), name=f"{self.name} {key}")
 
     async def _pass(self, key: K) -> None:
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._pass_timeout_s):
                 outcome = await self._reconcile(key)
@@ -119,6 +122,7 @@ class ReconcileLoop(Generic[K]):
         finally:
             self._running.discard(key)
             self._wake.set()
+        self.tally.add(outcome, asyncio.get_running_loop().time() - began)
         self._schedule(key, outcome)
 
     def _schedule(self, key: K, outcome: Outcome) -> None:

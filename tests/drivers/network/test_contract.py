@@ -178,6 +178,31 @@ async def test_what_a_hypervisor_holds_stays_served_also_when_nobody_asks_for_it
         assert (await driver.observe("net-1")).ports == keys(port(5))
 
 
+async def test_what_went_through_a_port_is_told_while_it_is_joined_and_no_longer(host: NetworkHost) -> None:
+    both = network(host, "net-1", port(5), port(6))
+    async with host.open() as driver:
+        if host.mode is NetworkMode.USER:
+            await driver.apply(both)
+            assert await driver.counters() is None
+            return
+        assert await driver.counters() == {}
+        await driver.apply(both)
+        with host.joined(await driver.attachment(both, port(5))), host.joined(await driver.attachment(both, port(6))):
+            told = await driver.counters()
+            assert told is not None
+            assert {uid: set(ports) for uid, ports in told.items()} == {"net-1": keys(port(5), port(6))}
+            async with host.open() as next_driver:
+                told_next = await next_driver.counters()
+                assert told_next is not None
+                assert set(told_next["net-1"]) == keys(port(5), port(6))
+        await driver.apply(network(host, "net-1", port(6)))
+        left = await driver.counters()
+        assert left is not None
+        assert set(left["net-1"]) <= keys(port(6))
+        await driver.remove("net-1")
+        assert await driver.counters() == {}
+
+
 async def test_networks_of_one_host_may_have_the_same_addresses(host: NetworkHost) -> None:
     async with host.open() as driver:
         for uid in ("net-1", "net-2"):

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Mapping
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
+    CountersByPort,
     IpAddress,
     Network,
     NetworkDriver,
@@ -22,6 +24,8 @@ from virtplane_drivers.network.contract import (
     NetworkState,
     ObservedNetwork,
     Port,
+    PortCounters,
+    Traffic,
 )
 from virtplane_drivers.network.fake.faults import Faults
 from virtplane_drivers.network.overlay import Underlay
@@ -103,6 +107,11 @@ class FakeNetworks(NetworkDriver):
         if self._ports.pop(uid, None) is not None:
             self._save()
 
+    async def counters(self) -> Mapping[str, CountersByPort]:
+        """Of every port, joined or not: see `counters_of`."""
+        self.faults.meet("counters")
+        return {uid: {key: counters_of(key) for key in ports} for uid, ports in self._ports.items()}
+
     def events(self) -> AsyncIterator[str]:
         """UIDs that `change` or `see` was called with."""
         return aiter(self._hints)
@@ -122,3 +131,9 @@ class FakeNetworks(NetworkDriver):
         fresh = self._state_file.with_name(self._state_file.name + ".new")
         fresh.write_text(json.dumps({uid: sorted(ports) for uid, ports in self._ports.items()}))
         fresh.replace(self._state_file)
+
+
+def counters_of(key: _PortKey) -> PortCounters:
+    """The same for a port at any time, and others for others: all eight are different numbers."""
+    base = 10 * (1 + zlib.crc32("/".join(key).encode()) % 100_000)
+    return PortCounters(Traffic(*range(base, base + 4)), Traffic(*range(base + 4, base + 8)))

@@ -17,7 +17,7 @@ class Faults:
     _errors: dict[str, deque[DriverError]] = field(default_factory=dict)
 
     def refuse(self, verb: str, error: DriverError, *, times: int = 1) -> None:
-        """The next `times` calls of a verb (`apply`, `attachment`, `remove`) raise `error`."""
+        """The next `times` calls of a verb (`apply`, `attachment`, `remove`, `counters`) raise `error`."""
         self._errors.setdefault(verb, deque()).extend([error] * times)
 
     def meet(self, verb: str) -> None:

@@ -26,6 +26,7 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
+    CountersByPort,
     IpAddress,
     Network,
     NetworkDriver,
@@ -38,6 +39,7 @@ from virtplane_drivers.network.contract import (
 from virtplane_drivers.network.held import still_served, with_held
 from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
+from virtplane_drivers.network.linux.counters import read_counters
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
 from virtplane_drivers.network.linux.firewall import CAPABILITY, Firewalls
 from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
@@ -252,6 +254,13 @@ class LinuxNetworks(NetworkDriver):
         except OSError as error:
             raise Unavailable(f"network {uid} cannot be removed: {error}", reason=Reason.NETWORK_ERROR) from error
         self._records.remove(uid)
+
+    async def counters(self) -> Mapping[str, CountersByPort]:
+        """Of the taps."""
+        try:
+            return await read_counters(self._runtime_folder, [applied.network for applied in self._applied.values()])
+        except OSError as error:
+            raise Unavailable(f"counters of networks: {error}", reason=Reason.NETWORK_ERROR) from error
 
     def events(self) -> AsyncIterator[str]:
         """UIDs of networks whose dnsmasq ended, whose host got other addresses, or whose guests use other addresses."""

@@ -135,6 +135,9 @@ class PasstNetworks(NetworkDriver):
         with contextlib.suppress(FileNotFoundError):
             await in_thread(shutil.rmtree, self._folder / uid)
 
+    async def counters(self) -> None:
+        """None: passt counts nothing, and there is no device of the kernel's that would."""
+
     def events(self) -> AsyncIterator[str]:
         """UIDs of networks of which a passt ended."""
         return aiter(self._hints)

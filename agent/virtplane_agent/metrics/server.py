@@ -1,0 +1,68 @@
+"""The agent's HTTP server: /metrics, /healthz and /readyz, in its own event loop."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from virtplane_agent.metrics import snapshot
+from virtplane_agent.metrics.address import AddressUnusable, ListenAddress
+from virtplane_agent.metrics.families import CONTENT_TYPE, text_of
+from virtplane_agent.metrics.subject import Subject
+from virtplane_drivers.host.blocking import in_thread
+
+_log = logging.getLogger(__name__)
+
+GOODBYE_S = 1.0
+"""What a scrape that is under way is given when the agent ends."""
+
+
+@asynccontextmanager
+async def serving(address: ListenAddress, subject: Subject) -> AsyncIterator[list[ListenAddress]]:
+    """Answers until the block ends; yields the addresses that it listens at, of port 0 the one that was chosen.
+
+    Raises:
+        AddressUnusable: it cannot be listened at.
+    """
+    pages = _Pages(subject)
+    application = web.Application()
+    application.add_routes(
+        [web.get("/metrics", pages.metrics), web.get("/healthz", pages.healthz), web.get("/readyz", pages.readyz)]
+    )
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=GOODBYE_S)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, address.host, address.port).start()
+        except OSError as error:
+            raise AddressUnusable(f"cannot listen at {address}: {error.strerror or error}") from error
+        bound = [ListenAddress(name[0], name[1]) for name in runner.addresses]
+        for one in bound:
+            _log.info("metrics at http://%s/metrics", one)
+        yield bound
+    finally:
+        await runner.cleanup()
+
+
+class _Pages:
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        # However many ask, one thread is at work for them.
+        self._turn = asyncio.Lock()
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        async with self._turn:
+            taken = await snapshot.take(self._subject)
+            body = await in_thread(text_of, taken)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        hindrances = self._subject.hindrances()
+        if not hindrances:
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="".join(f"{hindrance}\n" for hindrance in hindrances))
