@@ -8,9 +8,6 @@ import asyncio
 import contextlib
 import hashlib
 import math
-import os
-import shutil
-import stat
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
@@ -50,6 +47,7 @@ from virtplane_drivers.network.linux.namespace import (
     remove_namespace,
     traces,
 )
+from virtplane_drivers.network.linux.prerequisites import what_is_missing
 from virtplane_drivers.network.linux.records import Applied, Records
 from virtplane_drivers.network.linux.rules.spoofing import by_mac
 from virtplane_drivers.network.linux.seen import CAPABILITY as SEEN_ADDRESSES
@@ -63,15 +61,6 @@ from virtplane_drivers.network.overlay import Overlay
 
 CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
-_PROGRAMS: Mapping[str, str] = {
-    "nft": "nftables",
-    "dnsmasq": "dnsmasq-base",
-    "conntrack": "conntrack",
-    "nsenter": "util-linux",
-}
-"""Command -> the Debian package that brings it."""
-_SEARCHABLE = 0o711
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 
 
 class LinuxNetworks(NetworkDriver):
@@ -122,7 +111,7 @@ class LinuxNetworks(NetworkDriver):
 
     async def __aenter__(self) -> Self:
         """Raises Unavailable: what was named as the host's namespace cannot be entered."""
-        self._missing = await asyncio.to_thread(_what_is_missing, self._runtime_folder)
+        self._missing = await asyncio.to_thread(what_is_missing, self._runtime_folder)
         if not self._missing:
             try:
                 await in_namespace(self._host_namespace, bool)
@@ -371,25 +360,3 @@ def addresses_of(network: Network) -> dict[IpAddress, tuple[str, str]]:
 def forwards_of(network: Network) -> dict[PortForward, tuple[str, str]]:
     """Each forward with the port that it leads to."""
     return {forward: port.key for port in network.ports for forward in port.forwards}
-
-
-def _what_is_missing(runtime_folder: Path) -> str:
-    """Why this host has no networks of ours, and what would bring them; empty when it has. Blocking."""
-    if not _has_capabilities():
-        return "networks take root (CAP_NET_ADMIN, CAP_SYS_ADMIN): start the agent as root"
-    lacking = [f"{command} (package {package})" for command, package in _PROGRAMS.items() if not shutil.which(command)]
-    if lacking:
-        return f"not installed: {', '.join(lacking)}"
-    runtime_folder.mkdir(mode=_SEARCHABLE, parents=True, exist_ok=True)
-    runtime_folder.chmod(stat.S_IMODE(runtime_folder.stat().st_mode) | _SEARCHABLE)
-    hidden = next((one for one in runtime_folder.absolute().parents if not one.stat().st_mode & stat.S_IXOTH), None)
-    if hidden is not None:
-        return f"name servers of networks have users of their own, who cannot get through {hidden}: chmod o+x {hidden}"
-    return ""
-
-
-def _has_capabilities() -> bool:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    wanted = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
-    return os.path.exists("/proc/self/ns/net") and effective & wanted == wanted  # noqa: PTH110
