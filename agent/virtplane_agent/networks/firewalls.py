@@ -14,7 +14,7 @@ from typing import Any
 from virtplane_agent.networks.desired import is_removed, placed_interfaces
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, FirewallProtocol
-from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, IpAddress, Network
+from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, Network
 
 _DIGEST_CHARS = 12
 _Spec = Mapping[str, Any]
@@ -78,34 +78,26 @@ def _selectors(network: Object, machines: Iterable[Object]) -> Iterable[Mapping[
 def _groups(
     selectors: Mapping[str, Mapping[str, str]], peers: list[Object], network_uid: str
 ) -> tuple[AddressGroup, ...]:
-    staying = (peer for peer in peers if not is_removed(peer))
-    held = [(peer["metadata"].get("labels") or {}, _addresses(peer, network_uid)) for peer in staying]
+    held = [
+        (peer["metadata"].get("labels") or {}, placed)
+        for peer in peers
+        if not is_removed(peer)
+        for placed in placed_interfaces(peer)
+        if placed["networkUID"] == network_uid
+    ]
     return tuple(
-        AddressGroup(
-            name,
-            tuple(
-                sorted(
-                    {
-                        address
-                        for carried, addresses in held
-                        if addresses and labels.items() <= carried.items()
-                        for address in addresses
-                    },
-                    key=lambda address: (address.version, int(address)),
-                )
-            ),
-        )
+        _group(name, [placed for carried, placed in held if labels.items() <= carried.items()])
         for name, labels in sorted(selectors.items())
     )
 
 
-def _addresses(machine: Object, network_uid: str) -> list[IpAddress]:
-    return [
-        ipaddress.ip_address(address)
-        for placed in placed_interfaces(machine)
-        if placed["networkUID"] == network_uid
-        for address in placed.get("ipAddresses") or ()
-    ]
+def _group(name: str, members: list[dict[str, Any]]) -> AddressGroup:
+    addresses = {ipaddress.ip_address(address) for placed in members for address in placed.get("ipAddresses") or ()}
+    return AddressGroup(
+        name,
+        tuple(sorted(addresses, key=lambda address: (address.version, int(address)))),
+        tuple(sorted({placed["macAddress"] for placed in members})),
+    )
 
 
 def _spec_of(obj: Object | None) -> _Spec | None:

@@ -101,6 +101,8 @@ class AddressGroup:
     name: str
     """Within its network: a DNS label, whatever is in it."""
     addresses: tuple[IpAddress, ...]
+    macs: tuple[str, ...] = ()
+    """Of the same machines: a rule that denies them holds for whatever they send from one link to another."""
 
 
 @dataclass(frozen=True, slots=True)

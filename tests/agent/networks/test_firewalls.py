@@ -105,6 +105,7 @@ def test_a_group_has_the_addresses_of_labelled_machines_on_this_network_wherever
     value = resolved(lan, here, peers=(elsewhere, *others))
     (group,) = value.groups
     assert [str(address) for address in group.addresses] == ["10.20.0.1", "10.20.0.2", "fd00:20::1"]
+    assert set(group.macs) == {one["status"]["placement"]["interfaces"][0]["macAddress"] for one in (here, elsewhere)}
     (told,) = value.firewalls[0].rules
     assert (told.is_of_everybody, told.groups) == (False, (group.name,))
 

@@ -52,7 +52,8 @@ def firewall(
 
 
 def group(name: str, *members: Port) -> AddressGroup:
-    return AddressGroup(name, tuple(address for member in members for address in member.addresses))
+    addresses = tuple(address for member in members for address in member.addresses)
+    return AddressGroup(name, addresses, tuple(member.mac for member in members))
 
 
 def network(

@@ -192,6 +192,23 @@ async def test_a_guest_whose_addresses_are_others_business_is_behind_its_firewal
         assert seen_as(machine, "192.0.2.255", udp=True) is None
 
 
+async def test_a_machine_that_is_denied_is_so_under_each_of_its_addresses(walled: Walled) -> None:
+    denied = firewall(rule(INGRESS, DENY, "@front"))
+    ports = port(2, "f1"), port(3), port(4)
+    lan = replace(network(*ports, firewalls=(denied,)), groups=(group("front", port(3)),))
+    await walled.driver.apply(lan)
+    with ExitStack() as stack:
+        with_services(stack, walled.guest(port(2, "f1")))
+        third, fourth = walled.guest(port(3)), walled.guest(port(4))
+        eventually(lambda: is_open(fourth, f"{LINK_LOCAL}%eth0", PORT))
+        assert not is_open(third, f"{LINK_LOCAL}%eth0", PORT)
+        third.ip("address", "add", "fe80::1234/64", "dev", "eth0", "nodad")
+        third.ip("address", "del", "fe80::5054:1ff:fe00:3/64", "dev", "eth0")
+        assert not is_open(third, f"{LINK_LOCAL}%eth0", PORT)
+        assert reaches(fourth, "fd00::2")
+        assert seen_as(third, "fd00::2") is None
+
+
 @pytest.mark.parametrize("address", ["10.0.0.2", "fd00::2"])
 async def test_a_connection_goes_on_while_rules_let_it_through_and_ends_when_they_do_not(
     walled: Walled, address: str

@@ -33,7 +33,8 @@ def affected(before: Network, now: Network) -> Affected | None:
     ports = _changed_ports(before, now)
     had, has = ({one.name: frozenset(one.addresses) for one in network.groups} for network in (before, now))
     moved = {address for name in had.keys() | has.keys() for address in had.get(name, _NONE) ^ has.get(name, _NONE)}
-    if not ports and not moved:
+    macs_had, macs_has = ({one.name: frozenset(one.macs) for one in network.groups} for network in (before, now))
+    if not ports and not moved and macs_had == macs_has:
         return None
     if now.routes:  # what is behind a machine is that one's
         return EVERYBODY

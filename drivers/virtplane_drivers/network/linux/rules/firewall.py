@@ -115,7 +115,9 @@ def _with_routed(table: Table, network: Network) -> Table:
         for route in routes
         if route.via in holders
     )
-    chains = tuple(Chain(_ingress(one.name), tuple(_policy(one, FirewallDirection.INGRESS))) for one in firewalls)
+    chains = tuple(
+        Chain(_ingress(one.name), tuple(_policy(one, FirewallDirection.INGRESS, is_bridged=False))) for one in firewalls
+    )
     routed = Chain(
         "firewall_routed",
         (
@@ -126,7 +128,7 @@ def _with_routed(table: Table, network: Network) -> Table:
         ),
         "type filter hook forward priority filter + 1; policy accept;",
     )
-    groups = tuple(_groups(network, firewalls, ingress_only=True))
+    groups = tuple(_groups(network, firewalls, is_bridged=False))
     return replace(table, sets=(*table.sets, *groups, *maps), chains=(*table.chains, *chains, routed))
 
 
@@ -149,7 +151,7 @@ def _sets(network: Network, firewalls: list[Firewall]) -> Iterator[NamedSet]:
     for name, chain in (("egress", _egress), ("ingress", _ingress)):
         ways = frozenset(f'"{names.tap_name(port)}" : goto {chain(port.firewall)}' for port in ports)
         yield NamedSet(name, "type ifname : verdict", ways, kind="map")
-    yield from _groups(network, firewalls)
+    yield from _groups(network, firewalls, is_bridged=True)
     for version, family in _FAMILIES:
         held = [
             (names.tap_name(port), address)
@@ -162,17 +164,26 @@ def _sets(network: Network, firewalls: list[Firewall]) -> Iterator[NamedSet]:
         yield NamedSet(f"held_ipv{version}_at", f"typeof oifname . {family} daddr", at)
 
 
-def _groups(network: Network, firewalls: list[Firewall], *, ingress_only: bool = False) -> Iterator[NamedSet]:
+def _groups(network: Network, firewalls: list[Firewall], *, is_bridged: bool) -> Iterator[NamedSet]:
     used = {
         name
         for firewall in firewalls
         for rule in firewall.rules
         for name in rule.groups
-        if not ingress_only or rule.direction is FirewallDirection.INGRESS
+        if is_bridged or rule.direction is FirewallDirection.INGRESS
+    }
+    denied = {
+        name
+        for firewall in firewalls
+        for rule in firewall.rules
+        for name in rule.groups
+        if rule.action is FirewallAction.DENY and is_bridged
     }
     for group in network.groups:
         if group.name in used:
             yield from _group(group)
+        if group.name in denied:
+            yield NamedSet(_group_macs(group.name), "typeof ether saddr", frozenset(group.macs))
 
 
 def _group(group: AddressGroup) -> Iterator[NamedSet]:
@@ -183,8 +194,8 @@ def _group(group: AddressGroup) -> Iterator[NamedSet]:
 
 def _chains(firewalls: list[Firewall], router_addresses: list[IpAddress], way: Way) -> Iterator[Chain]:
     for firewall in firewalls:
-        yield Chain(_egress(firewall.name), tuple(_policy(firewall, FirewallDirection.EGRESS)))
-        yield Chain(_ingress(firewall.name), tuple(_policy(firewall, FirewallDirection.INGRESS)))
+        yield Chain(_egress(firewall.name), tuple(_policy(firewall, FirewallDirection.EGRESS, is_bridged=True)))
+        yield Chain(_ingress(firewall.name), tuple(_policy(firewall, FirewallDirection.INGRESS, is_bridged=True)))
     head = tuple(_head(way))
     bridged = (f"meta mark set meta mark | {_BRIDGED}",) if way is Way.BRIDGE_NETFILTER else ()
     yield Chain(
@@ -230,10 +241,10 @@ def _head(way: Way) -> Iterator[str]:
         yield "ct state established,related accept"
 
 
-def _policy(firewall: Firewall, direction: FirewallDirection) -> Iterator[str]:
+def _policy(firewall: Firewall, direction: FirewallDirection, *, is_bridged: bool) -> Iterator[str]:
     for rule in firewall.rules:
         if rule.direction is direction:
-            for other_end in _other_ends(rule):
+            for other_end in _other_ends(rule, is_bridged=is_bridged):
                 yield " ".join(part for part in (_protocol(rule), other_end, _VERDICTS[rule.action]) if part)
     default = firewall.ingress if direction is FirewallDirection.INGRESS else firewall.egress
     yield _VERDICTS[default]
@@ -251,8 +262,12 @@ def _protocol(rule: FirewallRule) -> str:
             return f"{protocol} dport {_braced(ranges)}" if ranges else f"meta l4proto {protocol}"
 
 
-def _other_ends(rule: FirewallRule) -> Iterator[str]:
-    """A match for each way in which the other end may be meant."""
+def _other_ends(rule: FirewallRule, *, is_bridged: bool) -> Iterator[str]:
+    """A match for each way in which the other end may be meant.
+
+    Who is denied is so by its MAC too: it may have addresses that nobody claimed. Who is allowed is so by claimed
+    addresses alone.
+    """
     if rule.is_of_everybody:
         yield ""
         return
@@ -266,6 +281,9 @@ def _other_ends(rule: FirewallRule) -> Iterator[str]:
             yield f"{family} {side} {_braced(map(str, cidrs))}"
         for group in rule.groups:
             yield f"{family} {side} @{_group_name(group, version)}"
+    if rule.action is FirewallAction.DENY and is_bridged:
+        for group in rule.groups:
+            yield f"ether {side} @{_group_macs(group)}"
 
 
 def _collapsed(cidrs: Iterable[IpNetwork], version: int) -> list[IpNetwork]:
@@ -295,6 +313,10 @@ def _ingress(firewall: str) -> str:
 
 def _group_name(group: str, version: int) -> str:
     return f"group_ipv{version}_{group}"
+
+
+def _group_macs(group: str) -> str:
+    return f"group_mac_{group}"
 
 
 def _braced(elements: Iterable[str]) -> str:

@@ -37,6 +37,7 @@ class Judge:
         self._router = frozenset(router_addresses)
         self._firewalls = {one.name: one for one in network.firewalls}
         self._groups = {one.name: frozenset(one.addresses) for one in network.groups}
+        self._macs = {one.name: frozenset(one.macs) for one in network.groups}
         self._ports = {address: port for port in network.ports for address in certain_addresses(network, port)}
 
     def lets_through(self, flow: Flow) -> bool:
@@ -65,7 +66,7 @@ class Judge:
             yield port
         elif isinstance(address, IPv6Address) and self._may_choose(address):
             yield from self._network.ports
-        elif not any(subnet.cidr.version == address.version for subnet in self._network.subnets):
+        elif self._may_be_anybody_s(address):
             yield from (
                 one for one in self._network.ports if all(held.version != address.version for held in one.addresses)
             )
@@ -73,6 +74,10 @@ class Judge:
     def _may_choose(self, address: IPv6Address) -> bool:
         prefix = self._network.chosen_prefix
         return address.is_link_local or (prefix is not None and address in prefix)
+
+    def _may_be_anybody_s(self, address: IpAddress) -> bool:
+        is_chosen = isinstance(address, IPv6Address) and self._may_choose(address)
+        return is_chosen or not any(subnet.cidr.version == address.version for subnet in self._network.subnets)
 
     def _behind(self, address: IpAddress) -> Port | None:
         for route in self._network.routes:
@@ -96,4 +101,12 @@ class Judge:
             rule.is_of_everybody
             or any(other in cidr for cidr in rule.cidrs)
             or any(other in self._groups[name] for name in rule.groups)
+            or (rule.action is FirewallAction.DENY and any(self._may_be_of(name, other) for name in rule.groups))
         )
+
+    def _may_be_of(self, group: str, other: IpAddress) -> bool:
+        """Whether an address that nobody claimed is of a machine of the group, as far as one can know."""
+        port = self._ports.get(other)
+        if port is not None:
+            return port.mac in self._macs[group]
+        return bool(self._macs[group]) and self._may_be_anybody_s(other)

@@ -55,6 +55,12 @@ def test_of_a_group_only_who_joined_or_left_is_looked_at() -> None:
     assert named(before, replace(before, groups=(group("front", port(3)),))) == {"10.0.0.4", "fd00::4"}
 
 
+def test_who_joins_a_group_without_an_address_is_known_by_what_nobody_claims() -> None:
+    before = replace(BEFORE, groups=(group("front", port(3)),))
+    joined = replace(before, groups=(group("front", port(3), replace(port(4), addresses=())),))
+    assert named(before, joined) == set()
+
+
 def test_a_port_that_gets_an_address_and_a_firewall_at_once_is_looked_at_under_those_that_it_keeps() -> None:
     held = replace(port(3), addresses=port(3).addresses[:1])
     before = network(port(2, "f1"), held, firewalls=(firewall(),))

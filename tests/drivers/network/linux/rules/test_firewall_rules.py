@@ -74,6 +74,18 @@ def test_a_machine_more_in_a_group_or_under_a_firewall_is_an_element_more() -> N
     assert f'"{tap_name(port(2))}" : goto egress_f2' in added
 
 
+def test_who_is_denied_is_denied_by_its_mac_too_where_frames_still_have_it() -> None:
+    denied = firewall(rule(INGRESS, DENY, "@front"), rule(EGRESS, ALLOW, "@front"))
+    one = replace(network(port(2, "f1"), firewalls=(denied,)), groups=(group("front", port(3)),))
+    bridged, routed = ruleset(one)
+    rules = {(table.family, chain.name): chain.rules for table in (bridged, routed) for chain in table.chains}
+    assert "ether saddr @group_mac_front drop" in rules["bridge", "ingress_f1"]
+    assert "group_mac" not in str(rules["bridge", "egress_f1"])
+    assert "group_mac" not in str(routed)
+    (macs,) = (found.elements for found in bridged.sets if found.name == "group_mac_front")
+    assert macs == {port(3).mac}
+
+
 def test_cidrs_and_ports_that_overlap_are_one() -> None:
     overlapping = rule(
         EGRESS,

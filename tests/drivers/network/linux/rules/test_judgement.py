@@ -67,6 +67,12 @@ NO_RULE, SHUT = firewall(), firewall(ingress=DENY, egress=DENY)
         (firewall(rule(INGRESS, ALLOW, "@front"), ingress=DENY), flow("fd00::3", "fd00::2"), False),
         (firewall(rule(INGRESS, DENY), rule(INGRESS, ALLOW)), flow("10.0.0.3", "10.0.0.2"), False),
         (firewall(rule(INGRESS, ALLOW), rule(INGRESS, DENY)), flow("10.0.0.3", "10.0.0.2"), True),
+        (firewall(rule(INGRESS, DENY, "@front")), flow("fd00::4", "fd00::2"), False),
+        (firewall(rule(INGRESS, DENY, "@front")), flow("fd00::3", "fd00::2"), True),
+        (firewall(rule(INGRESS, DENY, "@front")), flow("fe80::5054:1ff:fe00:4", "fe80::5054:1ff:fe00:2"), False),
+        (firewall(rule(INGRESS, DENY, "@front")), flow("fe80::5054:1ff:fe00:3", "fe80::5054:1ff:fe00:2"), True),
+        (firewall(rule(INGRESS, DENY, "@front")), flow("fe80::99", "fe80::5054:1ff:fe00:2"), False),
+        (firewall(rule(INGRESS, ALLOW, "@front"), ingress=DENY), flow("fe80::99", "fe80::5054:1ff:fe00:2"), False),
         # Nobody claims such an address, so it may be machine 2's; the one that its MAC makes is.
         (SHUT, flow("fe80::99", "fe80::98"), False),
         (SHUT, flow("fe80::5054:1ff:fe00:3", "fe80::5054:1ff:fe00:4"), True),
