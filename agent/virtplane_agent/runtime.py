@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from typing import Protocol, TypeVar
 
 from virtplane_agent.actions.reconcile import ActionReconciler
 from virtplane_agent.endpoints import Endpoints
@@ -48,6 +49,16 @@ ACTIONS_AT_WORK = 16
 NETWORKS_AT_WORK = 4
 _EVENTS_AGAIN_S = 1.0
 _NETWORKS_WITHIN_S = 5.0
+K = TypeVar("K", bound=Hashable)
+
+
+class _Fields(Protocol):
+    """What of a status this agent writes."""
+
+    @property
+    def OWNED(self) -> tuple[str, ...]: ...  # noqa: N802  # a module's constant
+    @property
+    def OWNED_CONDITIONS(self) -> tuple[str, ...]: ...  # noqa: N802
 
 
 class Agent:
@@ -60,9 +71,7 @@ class Agent:
         self._volume_loop = _loop("Volume", self._volume_pass, concurrency=VOLUMES_AT_WORK)
         self._hypervisor_loop = _loop("Hypervisor", self._hypervisor_pass, concurrency=2)
         self._action_loop = _loop("VirtualMachineAction", self._action_pass, concurrency=ACTIONS_AT_WORK)
-        self._network_loop: ReconcileLoop[NetworkKey] = ReconcileLoop(
-            "VirtualNetwork", outcome_of("VirtualNetwork", self._network_pass), concurrency=NETWORKS_AT_WORK
-        )
+        self._network_loop = _loop("VirtualNetwork", self._network_pass, concurrency=NETWORKS_AT_WORK)
         self._machines = Placed(client, VIRTUAL_MACHINES, name, self._machine_changed)
         self._volumes = Placed(client, VOLUMES, name, self._volume_loop.enqueue)
         self._actions = Placed(client, ACTIONS, name, self._action_loop.enqueue, keep=without_results)
@@ -87,27 +96,13 @@ class Agent:
             Disks(client, self._volumes, self._pools, endpoints),
             Interfaces(endpoints, self._networks),
             strays,
-            _reporter(
-                client,
-                VIRTUAL_MACHINES,
-                self._events,
-                self._machine_written,
-                machine_fields.OWNED,
-                machine_fields.OWNED_CONDITIONS,
-            ),
+            _reporter(client, VIRTUAL_MACHINES, self._events, self._machine_written, machine_fields),
         )
         self._volume_reconciler = VolumeReconciler(
             endpoints.storage,
             self._volumes,
             self._pools,
-            _reporter(
-                client,
-                VOLUMES,
-                self._events,
-                self._volumes.put_written,
-                volume_fields.OWNED,
-                volume_fields.OWNED_CONDITIONS,
-            ),
+            _reporter(client, VOLUMES, self._events, self._volumes.put_written, volume_fields),
             self._machine_loop.enqueue,
         )
         self._action_reconciler = ActionReconciler(
@@ -209,7 +204,7 @@ class Agent:
             self._volume_loop.enqueue(str(volume["metadata"]["uid"]))
 
 
-def _loop(name: str, reconcile: Callable[[str], Awaitable[Outcome]], *, concurrency: int) -> ReconcileLoop[str]:
+def _loop(name: str, reconcile: Callable[[K], Awaitable[Outcome]], *, concurrency: int) -> ReconcileLoop[K]:
     return ReconcileLoop(name, outcome_of(name, reconcile), concurrency=concurrency)
 
 
@@ -218,10 +213,9 @@ def _reporter(
     resource: Resource,
     events: EventRecorder,
     written: Callable[[Object], None],
-    owned: tuple[str, ...],
-    owned_conditions: tuple[str, ...],
+    fields: _Fields,
 ) -> Reporter:
-    return Reporter(client, resource, events, written, owned=owned, owned_conditions=owned_conditions)
+    return Reporter(client, resource, events, written, owned=fields.OWNED, owned_conditions=fields.OWNED_CONDITIONS)
 
 
 async def _follow(events: Callable[[], AsyncIterator[str]], enqueue: Callable[[str], None]) -> None:
