@@ -8,6 +8,7 @@ tap open, until `clear`.
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 
 from virtplane_drivers.host.blocking import in_thread
@@ -17,9 +18,13 @@ from virtplane_drivers.hypervisor.qemu.grants import joined
 from virtplane_drivers.hypervisor.qemu.monitor import CommandFailed, EventsLost, Monitor, MonitorError
 
 _TIMEOUT_S = 10.0
+_LOOK_TIMEOUT_S = 4.0
+"""Of what is asked beside each look at a machine."""
 UNPLUG_TIMEOUT_S = 5.0
 """How long a guest has to let an adapter go before its machine is let alone: one that boots, is held or knows no
 hot-plug never answers. What it does later is heard all the same."""
+
+_CUT_OFF = re.compile(rf"^[ \\]*{NETWORK_ID}(\S+): index=\d+,type=stream,\r?$", re.MULTILINE)
 
 
 async def present(monitor: Monitor) -> frozenset[str]:
@@ -33,6 +38,23 @@ async def present(monitor: Monitor) -> frozenset[str]:
         raise MonitorError(f"qom-list: no list in {str(answer)[:100]}")
     ids = [str(one.get("name")) for one in answer if isinstance(one, dict)]
     return frozenset(word.removeprefix(NIC_ID) for word in ids if word.startswith(NIC_ID))
+
+
+async def cut_off(monitor: Monitor) -> frozenset[str]:
+    """Names of the adapters whose socket the other end has closed: QEMU 7.2 connects none anew.
+
+    Only HMP's `info network` tells so at any time, by an empty name of the peer; NETDEV_STREAM_DISCONNECTED is heard by
+    who is connected then.
+
+    Raises:
+        MonitorError: no answer.
+    """
+    try:
+        command = {"command-line": "info network"}
+        answer = await monitor.execute("human-monitor-command", command, timeout_s=_LOOK_TIMEOUT_S)
+    except CommandFailed:
+        return frozenset()  # a QEMU without it: nobody knows
+    return frozenset(_CUT_OFF.findall(str(answer)))
 
 
 async def plug(monitor: Monitor, nic: NicDefinition) -> None:
