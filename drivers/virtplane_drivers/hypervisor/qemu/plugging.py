@@ -24,7 +24,7 @@ UNPLUG_TIMEOUT_S = 5.0
 """How long a guest has to let an adapter go before its machine is let alone: one that boots, is held or knows no
 hot-plug never answers. What it does later is heard all the same."""
 
-_CUT_OFF = re.compile(rf"^[ \\]*{NETWORK_ID}(\S+): index=\d+,type=stream,\r?$", re.MULTILINE)
+_CUT_OFF = re.compile(rf"^[ \\]*{NETWORK_ID}(\S+): index=\d+,type=(?:stream|socket),(?:error)?\r?$", re.MULTILINE)
 
 
 async def present(monitor: Monitor) -> frozenset[str]:
