@@ -17,8 +17,7 @@ from tests.e2e.test_actions import act
 from tests.e2e.test_networks import addresses, claimed, linux, network, nothing_of_a_network_is_left, on, page
 
 __all__ = ["nothing_of_a_network_is_left"]
-URL = "http://127.0.0.1:8095/"
-PLAIN = {"name": "plain", "networkName": "plain", "portForwards": [{"hostPort": 8095, "port": 80, "protocol": "TCP"}]}
+URL, OTHER_URL = "http://127.0.0.1:8095/", "http://127.0.0.1:8096/"
 
 ASK = """
 cd $(dirname $(grep -l $mac /sys/class/net/*/address))
@@ -27,6 +26,12 @@ udhcpc -i ${PWD##*/} -s /etc/network.sh -n -q -t 5 -T 1 >/dev/null 2>&1 && ip -4
 """
 """Who has such an adapter sets it up: in a usual guest by itself, as it comes."""
 RESOLVE = "read -r _ domain </etc/resolv.conf && nslookup web.$domain 10.20.0.1"
+
+
+def plain(host_port: int) -> Object:
+    """An interface on the network of mode User."""
+    forward = {"hostPort": host_port, "port": 80, "protocol": "TCP"}
+    return {"name": "plain", "networkName": "plain", "portForwards": [forward]}
 
 
 class Guest:
@@ -81,14 +86,15 @@ def start_agent(live: Live) -> None:
 @pytest.fixture
 def guest(live: Live, namespace: str) -> Guest:
     """A guest that is up, on a network with a dnsmasq, and on one with a passt."""
-    plain = network("plain", namespace, mode="User", ipv4={"cidr": "10.21.0.0/24"})
-    live.apply(network("lan", namespace), plain, linux(live, "web", namespace, on("lan"), PLAIN))
+    user = network("plain", namespace, mode="User", ipv4={"cidr": "10.21.0.0/24"})
+    live.apply(network("lan", namespace), user, linux(live, "web", namespace, on("lan"), plain(8095)))
     machine = live.wait_ready("web", namespace)
     eventually(lambda: addresses(live, machine) == [claimed(machine)], 60)
     eventually(lambda: page(live.system.host(AGENT), URL) == PAGE, 30)
     return Guest(live, namespace)
 
 
+@pytest.mark.timeout(240)
 def test_a_guest_is_served_again_when_what_serves_its_networks_was_killed(
     live: Live, namespace: str, guest: Guest
 ) -> None:
@@ -114,6 +120,12 @@ def test_a_guest_is_served_again_when_what_serves_its_networks_was_killed(
         eventually(lambda: pid_of(live, "dnsmasq") is not None, 10)
         assert guest.is_given("lan")
         assert guest.interface("lan")["ipAddresses"][0] in guest.run(RESOLVE).split("Name:")[-1]
+
+    # --- passt again, which is told of its ports at its start ---
+    live.apply(linux(live, "web", namespace, on("lan"), plain(8096)))
+    eventually(lambda: guest.reasons().count("InterfaceReconnected") == 3, 30)
+    eventually(lambda: guest.is_given("plain"), 30)
+    eventually(lambda: page(live.system.host(AGENT), OTHER_URL) == PAGE, 10)
 
     machine = live.wait_ready("web", namespace)
     assert machine["status"]["startTime"] == guest.started_at
