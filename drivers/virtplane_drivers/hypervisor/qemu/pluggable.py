@@ -62,8 +62,13 @@ class PluggableMachine(ReachableMachine):
         running = self.record.running
         if running is None or not any(nic.socket for nic in running.nics):
             return nics_of(running)
-        cut_off = await plugging.cut_off(await run.monitor())
-        return tuple(replace(nic, is_cut_off=nic.name in cut_off) for nic in nics_of(running))
+        is_there = await plugging.sockets(await run.monitor())
+
+        def is_cut_off(nic: NicDefinition) -> bool:
+            # Of one that goes the socket may be gone already: it does not come back for that.
+            return bool(nic.socket) and not is_there.get(nic.name, nic.stage is not NicStage.GOING)
+
+        return tuple(replace(nic.nic, is_cut_off=is_cut_off(nic)) for nic in running.nics)
 
     async def _unplug(self, run: Run, names: set[str]) -> None:
         definition = self._running

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu.argv import NETWORK_ID, NIC_ID, network_of, nic_device
@@ -24,7 +24,8 @@ UNPLUG_TIMEOUT_S = 5.0
 """How long a guest has to let an adapter go before its machine is let alone: one that boots, is held or knows no
 hot-plug never answers. What it does later is heard all the same."""
 
-_CUT_OFF = re.compile(rf"^[ \\]*{NETWORK_ID}(\S+): index=\d+,type=(?:stream|socket),(?:error)?\r?$", re.MULTILINE)
+_SOCKETS = re.compile(rf"^[ \\]*{NETWORK_ID}(\S+): index=\d+,type=(?:stream|socket),(.*?)\r?$", re.MULTILINE)
+_NO_PEER = ("", "error")
 
 
 async def present(monitor: Monitor) -> frozenset[str]:
@@ -40,11 +41,11 @@ async def present(monitor: Monitor) -> frozenset[str]:
     return frozenset(word.removeprefix(NIC_ID) for word in ids if word.startswith(NIC_ID))
 
 
-async def cut_off(monitor: Monitor) -> frozenset[str]:
-    """Names of the adapters whose socket the other end has closed: QEMU 7.2 connects none anew.
+async def sockets(monitor: Monitor) -> Mapping[str, bool]:
+    """Of each adapter of a socket whether the other end is there. Once it has closed it QEMU 7.2 connects none anew.
 
     Only HMP's `info network` tells so at any time, by an empty name of the peer; NETDEV_STREAM_DISCONNECTED is heard by
-    who is connected then.
+    who is connected then, and a `socket` sends none.
 
     Raises:
         MonitorError: no answer.
@@ -53,8 +54,8 @@ async def cut_off(monitor: Monitor) -> frozenset[str]:
         command = {"command-line": "info network"}
         answer = await monitor.execute("human-monitor-command", command, timeout_s=_LOOK_TIMEOUT_S)
     except CommandFailed:
-        return frozenset()  # a QEMU without it: nobody knows
-    return frozenset(_CUT_OFF.findall(str(answer)))
+        return {}  # a QEMU without it: nobody knows
+    return {name: peer not in _NO_PEER for name, peer in _SOCKETS.findall(str(answer))}
 
 
 async def plug(monitor: Monitor, nic: NicDefinition) -> None:

@@ -49,6 +49,7 @@ def _is_open(connection: socket.socket) -> bool:
     with contextlib.suppress(BlockingIOError):
         while connection.recv(65536):
             pass
+        connection.close()
         return False
     return True
 
