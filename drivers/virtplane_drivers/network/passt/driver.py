@@ -136,7 +136,7 @@ class PasstNetworks(NetworkDriver):
         """The socket that passt listens at: for one hypervisor, and after it for the next."""
         wait_s = self._deaths.wait_s(folder := self._port_folder(network.uid, port))
         if wait_s and not self._is_alive(folder):
-            message = f"passt of {'/'.join(port.key)} ended again and again: it is started again in {wait_s:.0f} s"
+            message = f"passt of {'/'.join(port.key)} ended again and again: it is started less and less often"
             raise Unavailable(message, reason=Reason.NETWORK_ERROR, retry_after_s=wait_s)
         return StreamAttachment(self._port_folder(network.uid, port) / SOCKET)
 
