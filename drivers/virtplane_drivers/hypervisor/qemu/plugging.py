@@ -55,7 +55,12 @@ async def sockets(monitor: Monitor) -> Mapping[str, bool]:
         answer = await monitor.execute("human-monitor-command", command, timeout_s=_LOOK_TIMEOUT_S)
     except CommandFailed:
         return {}  # a QEMU without it: nobody knows
-    return {name: peer not in _NO_PEER for name, peer in _SOCKETS.findall(str(answer))}
+    return sockets_in(str(answer))
+
+
+def sockets_in(said: str) -> Mapping[str, bool]:
+    """What `info network` says of them."""
+    return {name: peer not in _NO_PEER for name, peer in _SOCKETS.findall(said)}
 
 
 async def plug(monitor: Monitor, nic: NicDefinition) -> None:
