@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import differs, find
@@ -66,6 +66,10 @@ class Reporter:
     def forget(self, uid: str) -> None:
         """Of an object that is gone."""
         self._passing_since.pop(uid, None)
+
+    def tell(self, obj: Object, reason: Reason, note: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
+        """Record an Event of what was seen; no condition changes."""
+        self._events.record(obj, reason=reason, action="Observing", note=note, type_=type_)
 
     def _tell(self, before: Object, after: Object) -> None:
         old, new = find(before, "Ready"), find(after, "Ready")

@@ -220,22 +220,6 @@ def test_what_is_applied_is_what_is_read_back(live: Live, namespace: str) -> Non
     live.kubectl("diff", "-f", "-", input=yaml.safe_dump(mine))
 
 
-def test_a_guest_on_a_network_of_mode_user_is_reached_by_its_forwarded_port(live: Live, namespace: str) -> None:
-    host = live.system.host(AGENT)
-    forward = {"hostPort": 8095, "port": 80, "protocol": "TCP"}
-    live.apply(
-        network("plain", namespace, mode="User"), linux(live, "web", namespace, on("plain", portForwards=[forward]))
-    )
-    machine = live.wait_ready("web", namespace)
-    eventually(lambda: addresses(live, machine) == [claimed(machine)], 60)
-    eventually(lambda: page(host, "http://127.0.0.1:8095/") == PAGE, 30)
-    live.system.stop(AGENT, grace_s=0)
-    assert page(host, "http://127.0.0.1:8095/") == PAGE
-    start_qemu_agent(live)
-    eventually(lambda: condition(live.get("vphv", f"{AGENT}-qemu"), "Ready").get("status") == "True", 30)
-    assert page(host, "http://127.0.0.1:8095/") == PAGE
-
-
 def test_a_guest_on_a_routed_network_is_reached_by_its_own_address_and_its_traffic_is_counted(
     live: Live, namespace: str
 ) -> None:

@@ -18,6 +18,7 @@ from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.interfaces import Interfaces
 from virtplane_agent.machines.plugging import Plugging, is_outdated
+from virtplane_agent.machines.reconnects import Tell
 from virtplane_agent.machines.restarts import Restarts, may_restart
 from virtplane_agent.machines.steps import Goal, Step
 from virtplane_api.kube.resources import Object, uid_of
@@ -67,6 +68,7 @@ class Acts:
         cluster_id: str,
         disks: Disks,
         interfaces: Interfaces,
+        tell: Tell,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -75,7 +77,7 @@ class Acts:
         self._interfaces = interfaces
         self._clock = clock
         self._restarts = Restarts()
-        self._plugging = Plugging(interfaces.joined, clock)
+        self._plugging = Plugging(interfaces, tell, clock)
         self._asked: dict[str, tuple[datetime, datetime]] = {}
         """When a guest was asked to shut down, first and last."""
         self._resumed_at: dict[str, datetime] = {}
@@ -134,12 +136,13 @@ class Acts:
             return Done(), _NOTHING_TO_SUSPEND
         if not observed.exists:
             return GOES_ON
-        if is_outdated(machine, self._cluster_id, observed):
+        was_outdated = is_outdated(machine, self._cluster_id, observed)
+        if was_outdated:
             hindrance = await self._redefine(subject)
             if hindrance is not None:
                 return Wait(_again_s(hindrance), hindrance.reason), hindrance
             observed = await subject.endpoint.driver.observe(subject.uid)
-        hindrance = await self._plugging.change(subject.uid, subject.endpoint, observed)
+        hindrance = await self._plugging.change(machine, subject.endpoint, observed, is_served=was_outdated)
         if hindrance is not None:
             return Wait(_DISKS_LATER_S, hindrance.reason), hindrance
         asked_at, driver = observed.shut_down_asked_at, subject.endpoint.driver

@@ -2,16 +2,19 @@
 
 Order: a network is in force with a port before the port is joined; a port that is given up stays in force until the
 guest has let go of it, which this agent then reports (`status.interfaces`): only then is its address anybody else's.
+An adapter that is cut off, as the program behind its network has ended, is plugged anew once the network is in force.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from virtplane_agent.endpoints import Endpoint
 from virtplane_agent.machines.desired import owner_of
 from virtplane_agent.machines.hindrance import Hindrance, Progress
-from virtplane_agent.machines.interfaces import is_defined
-from virtplane_api.kube.resources import Object
+from virtplane_agent.machines.interfaces import Interfaces, is_defined
+from virtplane_agent.machines.reconnects import Reconnects, Tell, cut_off
+from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.vocabulary import PowerState
 from virtplane_drivers.errors import DriverError
 from virtplane_drivers.hypervisor.contract import CanPlugNics, Observed
@@ -40,35 +43,50 @@ def is_unlike_its_definition(observed: Observed) -> bool:
 class Plugging:
     """Changes adapters. What is kept in memory is when a guest was last asked."""
 
-    def __init__(self, joined: Callable[[str], None], clock: Callable[[], datetime]) -> None:
-        """`joined(uid)` is called after ports of a machine were joined."""
-        self._joined = joined
+    def __init__(self, interfaces: Interfaces, tell: Tell, clock: Callable[[], datetime]) -> None:
+        self._interfaces = interfaces
+        self._reconnects = Reconnects(tell, clock)
         self._clock = clock
         self._asked: dict[str, tuple[Observed, datetime]] = {}
 
     def forget(self, uid: str) -> None:
         """Of a machine that is gone from here."""
         self._asked.pop(uid, None)
+        self._reconnects.forget(uid)
 
-    async def change(self, uid: str, endpoint: Endpoint, observed: Observed) -> Hindrance | None:
-        """What is to be done now is done; what then hinders."""
-        driver = endpoint.driver
+    async def change(
+        self, machine: Object, endpoint: Endpoint, observed: Observed, *, is_served: bool
+    ) -> Hindrance | None:
+        """What is to be done now is done; what then hinders. `is_served`: its networks were seen to in this pass."""
+        uid, driver = uid_of(machine), endpoint.driver
+        self._reconnects.saw(machine, observed)
         if not isinstance(driver, CanPlugNics) or not is_unlike_its_definition(observed):
-            self.forget(uid)
+            self._asked.pop(uid, None)
             return None
-        state, now = observed.nics, self._clock()
-        known = self._asked.get(uid)
-        if known is not None and _is_asked_for(known[0], observed) and timedelta(0) <= now - known[1] < ASK_AGAIN:
+        if self._is_to_wait(uid, observed):
             return None
+        now = self._clock()
+        if not is_served and nic_changes(observed.nics, observed.defined_nics).plug:
+            found = await self._interfaces.nics(machine, endpoint)
+            if isinstance(found, Hindrance):
+                return replace(found, progress=Progress.SETTLING)
         try:
             await driver.change_nics(uid)
         except DriverError as error:
             return Hindrance(error.reason, str(error), Progress.SETTLING)
         after = await driver.observe(uid)
-        if after.nics != state:
-            self._joined(uid)
+        if after.nics != observed.nics:
+            self._interfaces.joined(uid)
+        self._reconnects.saw(machine, after)
         self._asked[uid] = (after, now)
         return None
+
+    def _is_to_wait(self, uid: str, observed: Observed) -> bool:
+        """Its guest was asked a moment ago, or what it was joined to ends over and over."""
+        known = self._asked.get(uid)
+        if known is not None and _is_asked_for(known[0], observed):
+            return timedelta(0) <= self._clock() - known[1] < ASK_AGAIN
+        return bool(cut_off(observed)) and self._reconnects.wait_s(uid) > 0
 
 
 def _is_asked_for(before: Observed, now: Observed) -> bool:

@@ -52,7 +52,7 @@ class MachineReconciler:
         self._cluster_id = cluster_id
         self._endpoints = endpoints
         self._machines = machines
-        self._acts = Acts(cluster_id, disks, interfaces, clock=clock)
+        self._acts = Acts(cluster_id, disks, interfaces, reporter.tell, clock=clock)
         self._interfaces = interfaces
         self._strays = strays
         self._reporter = reporter

@@ -84,6 +84,9 @@ class Nic:
     """Among the disks' too, the lowest boots first; None: the guest is never booted from it."""
     link_up: bool = True
     """False: the guest sees an adapter without a carrier."""
+    is_cut_off: bool = False
+    """Of one that a guest has: what it was joined to has ended, and nothing that is sent by it arrives, until it is
+    taken out and plugged anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +308,8 @@ class CanPlugNics(Protocol):
 
     async def change_nics(self, uid: str) -> None:
         """Make the adapters of a RUNNING or PAUSED machine those of its definition, as far as its guest lets them go.
+
+        One that is cut off is taken out and plugged anew.
 
         Returns after some seconds at the most; what is left to be done is seen in `observe` (`nics`), and may be asked
         for again. A guest that lets an adapter go later is heard: `nics` is without it then. Of a machine that does not

@@ -13,7 +13,8 @@ class NicChanges:
     """All that differs, in the order in which it is done: an adapter leaves its place before another one takes it."""
 
     unplug: tuple[str, ...] = ()
-    """Names, of what runs; also those that are plugged anew, as they are on another network, or have another MAC."""
+    """Names, of what runs; also those that are plugged anew, as they are on another network, have another MAC, or are
+    cut off."""
     plug: tuple[Nic, ...] = ()
     links: tuple[Nic, ...] = ()
     """Whose cable is put in or pulled out."""
@@ -40,7 +41,7 @@ def nic_changes(running: Sequence[Nic], wanted: Sequence[Nic]) -> NicChanges:
 
 
 def _is_the_same(one: Nic, other: Nic) -> bool:
-    return one.mac == other.mac and _place(one.attachment) == _place(other.attachment)
+    return not one.is_cut_off and one.mac == other.mac and _place(one.attachment) == _place(other.attachment)
 
 
 def _place(attachment: NicAttachment) -> object:

@@ -19,7 +19,7 @@ from virtplane_drivers.attachment import (
     NicAttachment,
     StreamAttachment,
 )
-from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, HypervisorDriver, Owner
+from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, HypervisorDriver, Nic, Owner
 from virtplane_drivers.hypervisor.fake import FakeHypervisor, World
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 
@@ -39,6 +39,10 @@ class Host(Protocol):
 
     def port(self) -> AbstractContextManager[NicAttachment]:
         """Of a network, which drops what it is sent."""
+        ...
+
+    def cut_off(self, uid: str, nic: Nic) -> None:
+        """What the machine's adapter was joined to lets go of it."""
         ...
 
     def foreign_port(self) -> NicAttachment:
@@ -75,6 +79,9 @@ class FakeHost:
     def port(self) -> Iterator[NicAttachment]:
         yield FakeNicAttachment("net-1", (uuid4().hex, "lan"))
 
+    def cut_off(self, uid: str, nic: Nic) -> None:
+        self.world.cut_off(uid, nic.name)
+
     def foreign_port(self) -> NicAttachment:
         return StreamAttachment(Path("/run/stream"))
 
@@ -90,6 +97,7 @@ class QemuHost:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._listeners: dict[NicAttachment, socket.socket] = {}
 
     def open(self) -> QemuDriver:
         return QemuDriver(self.folder / "state", self.folder / "run", accelerator="tcg")
@@ -103,7 +111,11 @@ class QemuHost:
         path = self.folder / f"{uuid4().hex}.sock"
         with bound(path) as listener:
             listener.listen(16)
+            self._listeners[StreamAttachment(path)] = listener
             yield StreamAttachment(path)
+
+    def cut_off(self, uid: str, nic: Nic) -> None:
+        self._listeners[nic.attachment].accept()[0].close()
 
     def foreign_port(self) -> NicAttachment:
         return FakeNicAttachment("net-1", (uuid4().hex, "lan"))

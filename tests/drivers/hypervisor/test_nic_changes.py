@@ -36,6 +36,7 @@ NOTHING = NicChanges()
         ([STREAM], [OTHER_STREAM], NicChanges(unplug=("user",), plug=(OTHER_STREAM,))),
         ([LAN], [replace(LAN, attachment=STREAM.attachment)],
          NicChanges(unplug=("lan",), plug=(replace(LAN, attachment=STREAM.attachment),))),
+        ([replace(LAN, is_cut_off=True), DMZ], [LAN, DMZ], NicChanges(unplug=("lan",), plug=(LAN,))),
         ([LAN], [DOWN], NicChanges(links=(DOWN,))),
         ([DOWN], [LAN], NicChanges(links=(LAN,))),
         ([LAN], [replace(LAN, mtu=9000, attachment=replace(TAP, mtu=9000, alias="other words"))], NOTHING),

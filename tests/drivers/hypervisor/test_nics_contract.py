@@ -1,5 +1,6 @@
 """What every driver keeps of network adapters, tried on each of them. QEMU's guests are real."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -187,3 +188,27 @@ async def test_a_suspended_machine_wakes_with_the_adapter_that_it_got_while_it_r
         await driver.start(desired.uid)
         seen = await driver.observe(desired.uid)
         assert (seen.power, seen.nics, left_to_do(seen)) == (PowerState.RUNNING, more, True)
+
+
+async def test_an_adapter_that_is_cut_off_is_told_of_and_seen_also_by_the_next_driver_and_joined_by_a_start(
+    host: Host,
+) -> None:
+    with host.port() as lan, host.port() as dmz:
+        nics = (Nic("lan", MACS[0], lan), Nic("dmz", MACS[1], dmz))
+        async with host.open() as driver:
+            desired = replace(machine(host), nics=nics)
+            await driver.define(desired)
+            await driver.start(desired.uid)
+            assert (await driver.observe(desired.uid)).nics == nics
+            host.cut_off(desired.uid, nics[1])
+            cut = (nics[0], replace(nics[1], is_cut_off=True))
+            async with asyncio.timeout(20):
+                async for uid in driver.events():
+                    if (await driver.observe(uid)).nics == cut:
+                        break
+        async with host.open() as driver:
+            seen = await driver.observe(desired.uid)
+            assert (seen.nics, left_to_do(seen)) == (cut, True)
+            await driver.power_off(desired.uid)
+            await driver.start(desired.uid)
+            assert (await driver.observe(desired.uid)).nics == nics

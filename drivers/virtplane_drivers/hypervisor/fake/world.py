@@ -142,6 +142,15 @@ class World:
             machine.running_nics = tuple(has.values())
             self.save()
 
+    def cut_off(self, uid: str, name: str) -> None:
+        """What the adapter was joined to ends."""
+        machine = self.machines[uid]
+        machine.running_nics = tuple(
+            replace(nic, is_cut_off=nic.is_cut_off or nic.name == name) for nic in machine.running_nics
+        )
+        self.save()
+        self.on_change(uid)
+
     def end(self, uid: str, reason: ExitReason, message: str = "") -> None:
         """The run ends, for whatever reason."""
         machine = self.machines.get(uid)
@@ -257,10 +266,11 @@ def _nic_row(nic: Nic) -> list[Any]:
     joined = nic.attachment
     assert isinstance(joined, FakeNicAttachment)  # noqa: S101  # `define` refused others
     where = [joined.network_uid, *joined.port]
-    return [nic.name, nic.mac, where, nic.mtu, nic.model, nic.queues, nic.boot_order, nic.link_up]
+    return [nic.name, nic.mac, where, nic.mtu, nic.model, nic.queues, nic.boot_order, nic.link_up, nic.is_cut_off]
 
 
 def _nic(row: list[Any]) -> Nic:
-    name, mac, (network_uid, machine_uid, interface), mtu, model, queues, boot_order, *link_up = row
+    name, mac, (network_uid, machine_uid, interface), mtu, model, queues, boot_order, *more = row
     attachment = FakeNicAttachment(network_uid, (machine_uid, interface))
-    return Nic(name, mac, attachment, mtu, InterfaceModel(model), queues, boot_order, link_up != [False])
+    link_up, is_cut_off = more[:1] != [False], more[1:2] == [True]  # absent in a world from before
+    return Nic(name, mac, attachment, mtu, InterfaceModel(model), queues, boot_order, link_up, is_cut_off)

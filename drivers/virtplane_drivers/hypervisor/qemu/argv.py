@@ -199,6 +199,9 @@ def network_of(nic: NicDefinition, descriptors: Sequence[int | str]) -> dict[str
     """The host's end of a NIC: descriptors of a tap, or of a connected socket, by number or by the name of a getfd."""
     network: dict[str, Any] = {"id": f"{NETWORK_ID}{nic.name}"}
     numbers = ":".join(map(str, descriptors))
+    if nic.socket and isinstance(descriptors[0], str):
+        # `stream` looks a name up in a thread that knows no monitor, and is then joined to nothing (QEMU 7.2).
+        return network | {"type": "socket", "fd": numbers}
     if nic.socket:
         return network | {"type": "stream", "server": False, "addr": {"type": "fd", "str": numbers}}
     # vhost would need rights of QEMU's own on /dev/vhost-net.

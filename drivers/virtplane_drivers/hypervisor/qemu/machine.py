@@ -146,6 +146,7 @@ class Machine(PluggableMachine):
             self._wake.set()
             return replace(seen, message=f"{self.record.intent}")
         self._look_what_became_of_nics()
+        seen = replace(seen, nics=await self._nics(run))
         match meaning_of(state):
             case Meaning.RUNS:
                 return seen

@@ -45,13 +45,30 @@ class PluggableMachine(ReachableMachine):
             return  # its record was lost: nobody knows what it has
         await self._settle(run)
         wanted = {nic.name: nic for nic in definition.nics}
-        changes = nic_changes(nics_of(self._running), nics_of(definition))
+        changes = nic_changes(await self._nics(run), nics_of(definition))
         going = {*changes.unplug, *(nic.name for nic in self._running.nics if nic.stage is NicStage.GOING)}
         if going:
             await self._unplug(run, going)
         for nic in nic_changes(nics_of(self._running), nics_of(definition)).plug:
             await self._plug(run, wanted[nic.name])
         await self._change_links(definition.nics)
+
+    async def _nics(self, run: Run) -> tuple[Nic, ...]:
+        """Those of the run, as the contract tells them. An end of a program is not on record: QEMU knows of it.
+
+        Raises:
+            MonitorError: no answer.
+        """
+        running = self.record.running
+        if running is None or not any(nic.socket for nic in running.nics):
+            return nics_of(running)
+        is_there = await plugging.sockets(await run.monitor())
+
+        def is_cut_off(nic: NicDefinition) -> bool:
+            # Of one that goes the socket may be gone already: it does not come back for that.
+            return bool(nic.socket) and not is_there.get(nic.name, nic.stage is not NicStage.GOING)
+
+        return tuple(replace(nic.nic, is_cut_off=is_cut_off(nic)) for nic in running.nics)
 
     async def _unplug(self, run: Run, names: set[str]) -> None:
         definition = self._running

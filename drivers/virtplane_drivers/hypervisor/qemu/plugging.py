@@ -8,7 +8,8 @@ tap open, until `clear`.
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu.argv import NETWORK_ID, NIC_ID, network_of, nic_device
@@ -17,9 +18,14 @@ from virtplane_drivers.hypervisor.qemu.grants import joined
 from virtplane_drivers.hypervisor.qemu.monitor import CommandFailed, EventsLost, Monitor, MonitorError
 
 _TIMEOUT_S = 10.0
+_LOOK_TIMEOUT_S = 4.0
+"""Of what is asked beside each look at a machine."""
 UNPLUG_TIMEOUT_S = 5.0
 """How long a guest has to let an adapter go before its machine is let alone: one that boots, is held or knows no
 hot-plug never answers. What it does later is heard all the same."""
+
+_SOCKETS = re.compile(rf"^[ \\]*{NETWORK_ID}(\S+): index=\d+,type=(?:stream|socket),(.*?)\r?$", re.MULTILINE)
+_NO_PEER = ("", "error")
 
 
 async def present(monitor: Monitor) -> frozenset[str]:
@@ -33,6 +39,28 @@ async def present(monitor: Monitor) -> frozenset[str]:
         raise MonitorError(f"qom-list: no list in {str(answer)[:100]}")
     ids = [str(one.get("name")) for one in answer if isinstance(one, dict)]
     return frozenset(word.removeprefix(NIC_ID) for word in ids if word.startswith(NIC_ID))
+
+
+async def sockets(monitor: Monitor) -> Mapping[str, bool]:
+    """Of each adapter of a socket whether the other end is there. Once it has closed it QEMU 7.2 connects none anew.
+
+    Only HMP's `info network` tells so at any time, by an empty name of the peer; NETDEV_STREAM_DISCONNECTED is heard by
+    who is connected then, and a `socket` sends none.
+
+    Raises:
+        MonitorError: no answer.
+    """
+    try:
+        command = {"command-line": "info network"}
+        answer = await monitor.execute("human-monitor-command", command, timeout_s=_LOOK_TIMEOUT_S)
+    except CommandFailed:
+        return {}  # a QEMU without it: nobody knows
+    return sockets_in(str(answer))
+
+
+def sockets_in(said: str) -> Mapping[str, bool]:
+    """What `info network` says of them."""
+    return {name: peer not in _NO_PEER for name, peer in _SOCKETS.findall(said)}
 
 
 async def plug(monitor: Monitor, nic: NicDefinition) -> None:

@@ -28,6 +28,7 @@ from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.host import netns
 from virtplane_drivers.host.blocking import in_thread
+from virtplane_drivers.host.cgroup import Hierarchies, Limits, find_hierarchies
 from virtplane_drivers.host.process import GuestProcess, find, watch_child
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
@@ -39,11 +40,14 @@ from virtplane_drivers.network.contract import (
     Port,
 )
 from virtplane_drivers.network.passt import process
+from virtplane_drivers.network.passt.deaths import Deaths
 from virtplane_drivers.network.passt.process import OUTPUT, PROGRAM, SOCKET, SocketState
 
 START_TIMEOUT_S = 10.0
 DEATH_TIMEOUT_S = 5.0
 _LOOK_S = 0.005
+_LIMITS = Limits(memory_mib=256, cpu_weight=100, cpu_quota_us=100_000)
+"""Of one passt, which has one thread: what a guest makes it do takes one CPU at most."""
 _FAREWELL_S = 1.0
 _PORT = "port.json"
 _MAX_SOCKET_PATH_BYTES = 107
@@ -62,6 +66,9 @@ class PasstNetworks(NetworkDriver):
         self._running: dict[Path, tuple[GuestProcess, tuple[str, ...]]] = {}
         self._watchers: dict[Path, asyncio.Task[None]] = {}
         self._hints = Hints()
+        self._deaths = Deaths()
+        self._timers: dict[Path, asyncio.TimerHandle] = {}
+        self._hierarchies: Hierarchies | None = None
 
     async def __aenter__(self) -> Self:
         for found in await in_thread(process.running_below, self._folder, self._users):
@@ -74,6 +81,9 @@ class PasstNetworks(NetworkDriver):
     ) -> None:
         for folder in list(self._running):
             self._let_go(folder)
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     async def probe(self) -> NetworkFacts:
         """Mode User, where there is passt."""
@@ -112,15 +122,22 @@ class PasstNetworks(NetworkDriver):
                 # A machine that nobody describes any more runs on, and is served.
                 if folder not in wanted and not await self._is_joined(folder):
                     await self._end(folder)
+                    self._deaths.forget(folder)
             for folder, port in wanted.items():
                 told = tuple(process.arguments(network, port, folder))
-                if not self._is_alive(folder) or self._running[folder][1] != told:
+                is_so = self._is_alive(folder) and self._running[folder][1] == told
+                # One that waits is no reason for the others' machines to wait too: see `attachment`.
+                if not is_so and not self._is_to_wait(folder):
                     await self._start(folder, port, told)
         except OSError as error:
             raise Unavailable(f"network {network.namespace}/{network.name}: {error}") from error
 
     async def attachment(self, network: Network, port: Port) -> StreamAttachment:
         """The socket that passt listens at: for one hypervisor, and after it for the next."""
+        wait_s = self._deaths.wait_s(folder := self._port_folder(network.uid, port))
+        if wait_s and not self._is_alive(folder):
+            message = f"passt of {'/'.join(port.key)} ended again and again: it is started less and less often"
+            raise Unavailable(message, reason=Reason.NETWORK_ERROR, retry_after_s=wait_s)
         return StreamAttachment(self._port_folder(network.uid, port) / SOCKET)
 
     async def remove(self, uid: str) -> None:
@@ -132,6 +149,7 @@ class PasstNetworks(NetworkDriver):
                 raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
         for folder in folders | set(await in_thread(_port_folders, self._folder / uid)):
             await self._end(folder)
+            self._deaths.forget(folder)
         with contextlib.suppress(FileNotFoundError):
             await in_thread(shutil.rmtree, self._folder / uid)
 
@@ -145,6 +163,18 @@ class PasstNetworks(NetworkDriver):
     def _port_folder(self, uid: str, port: Port) -> Path:
         return self._folder / uid / hashlib.sha256("/".join(port.key).encode()).hexdigest()[:12]
 
+    def _is_to_wait(self, folder: Path) -> bool:
+        """As it has ended again and again; then the network is worth applying again after a time."""
+        wait_s = self._deaths.wait_s(folder)
+        if wait_s and folder not in self._timers:
+            loop = asyncio.get_running_loop()
+            self._timers[folder] = loop.call_later(wait_s, self._wait_is_over, folder)
+        return wait_s > 0
+
+    def _wait_is_over(self, folder: Path) -> None:
+        del self._timers[folder]
+        self._hints.add(folder.parent.name)
+
     def _is_alive(self, folder: Path) -> bool:
         return folder in self._running and self._running[folder][0].is_alive
 
@@ -155,7 +185,8 @@ class PasstNetworks(NetworkDriver):
         await self._end(folder)
         user = self._users.choose(process.user_key(folder), ())
         await in_thread(_make_port_folder, folder, port, user)
-        child = await in_thread(process.start, told, folder, user, self._namespace)
+        groups = (await self._groups()).prepare(_group(folder), _LIMITS)
+        child = await in_thread(process.start, told, folder, user, self._namespace, groups)
         self._watch(folder, watch_child(child), told)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -190,10 +221,17 @@ class PasstNetworks(NetworkDriver):
             self._let_go(folder)
         with contextlib.suppress(FileNotFoundError):
             await in_thread(shutil.rmtree, folder)
+        (await self._groups()).remove(_group(folder))
+
+    async def _groups(self) -> Hierarchies:
+        if self._hierarchies is None:
+            self._hierarchies = await in_thread(find_hierarchies)
+        return self._hierarchies
 
     def _watch(self, folder: Path, watched: GuestProcess, told: tuple[str, ...]) -> None:
         async def tell() -> None:
             await watched.dead.wait()
+            self._deaths.add(folder)
             self._hints.add(folder.parent.name)
 
         self._running[folder] = (watched, told)
@@ -202,6 +240,10 @@ class PasstNetworks(NetworkDriver):
     def _let_go(self, folder: Path) -> None:
         self._watchers.pop(folder).cancel()
         self._running.pop(folder)[0].let_go()
+
+
+def _group(folder: Path) -> str:
+    return f"port-{folder.parent.name}-{folder.name}"
 
 
 def _socket_state(namespace: Path | None, path: Path) -> SocketState:

@@ -65,7 +65,9 @@ def arguments(network: Network, port: Port, folder: Path) -> list[str]:
     return told
 
 
-def start(told: Sequence[str], folder: Path, user: int | None, namespace: Path | None) -> "subprocess.Popen[bytes]":
+def start(
+    told: Sequence[str], folder: Path, user: int | None, namespace: Path | None, cgroups: Sequence[Path] = ()
+) -> "subprocess.Popen[bytes]":
     """Start one, in the namespace.
 
     Raises:
@@ -76,7 +78,7 @@ def start(told: Sequence[str], folder: Path, user: int | None, namespace: Path |
         argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs", "--", *argv]
     if namespace is not None:
         argv = ["nsenter", f"--net={namespace}", "--", *argv]
-    return spawn(argv, output=folder / OUTPUT, pass_fds=(), user=None, groups=())
+    return spawn(argv, output=folder / OUTPUT, pass_fds=(), user=None, groups=(), cgroups=cgroups)
 
 
 def users() -> Users:

@@ -54,8 +54,9 @@ class UserHost:
     def open(self) -> PasstNetworks:
         return PasstNetworks(self.folder / "run", host_namespace=self.host.machine.path)
 
-    def pids(self) -> list[int]:
-        below = f"--socket={self.folder}/run/passt/"
+    def pids(self, socket_path: Path | str = "") -> list[int]:
+        """Of all, or of the one at that socket."""
+        below = f"--socket={socket_path or f'{self.folder}/run/passt/'}"
         return [pid for pid, words in command_lines().items() if any(word.startswith(below) for word in words)]
 
 

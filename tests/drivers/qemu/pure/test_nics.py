@@ -13,8 +13,9 @@ from virtplane_api.vocabulary import InterfaceModel
 from virtplane_drivers.attachment import FakeNicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.hypervisor.contract import Disk, Nic
-from virtplane_drivers.hypervisor.qemu.argv import argv_of, port_address
+from virtplane_drivers.hypervisor.qemu.argv import argv_of, network_of, port_address
 from virtplane_drivers.hypervisor.qemu.definition import Definition
+from virtplane_drivers.hypervisor.qemu.plugging import sockets_in
 
 VIRTIO = {"driver": "virtio-net-pci", "host_mtu": 1450}
 E1000E = {"driver": "e1000e"}
@@ -242,3 +243,25 @@ def test_a_suspended_machine_of_which_nothing_newer_is_known_takes_the_ports_of_
 def test_a_port_is_as_it_was_given() -> None:
     given = (nic("lan"), nic("user", socket="/run/s"))
     assert [one.attachment for one in definition(nics=given).nics] == [one.attachment for one in given]
+
+
+def test_a_socket_that_is_plugged_goes_by_its_descriptor_s_name() -> None:
+    (user,) = definition(nics=(nic("user", socket="/run/passt.sock"),)).nics
+    assert network_of(user, ["net-user-0"]) == {"id": "net-user", "type": "socket", "fd": "net-user-0"}
+
+
+INFO_NETWORK = """\
+nic-lan: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:01\r
+ \\ net-lan: index=0,type=tap,fd=31\r
+nic-user: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:02\r
+ \\ net-user: index=0,type=stream,unix:/run/passt/socket\r
+nic-lost: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:00:00:03\r
+ \\ net-lost: index=0,type=stream,\r
+ \\ net-lost-too: index=0,type=socket,\r
+net-never: index=0,type=stream,error\r
+"""
+
+
+def test_what_qemu_says_of_sockets_is_whether_somebody_is_at_their_other_end() -> None:
+    assert sockets_in(INFO_NETWORK) == {"user": True, "lost": False, "lost-too": False, "never": False}
+    assert sockets_in("") == sockets_in("{}") == {}

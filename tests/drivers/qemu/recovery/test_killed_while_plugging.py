@@ -83,8 +83,8 @@ async def finished(host: QemuHost, driver: QemuDriver, uid: str) -> None:
     """As an agent's passes do: the verb is called where what is seen asks for it, and only then."""
     async with asyncio.timeout(20):
         while True:
-            seen = await driver.observe(uid)
             is_settled = all(stage == "Plugged" for stage in stages(host, uid))
+            seen = await driver.observe(uid)
             if not nic_changes(seen.nics, seen.defined_nics).is_empty:
                 await driver.change_nics(uid)
             elif is_settled:

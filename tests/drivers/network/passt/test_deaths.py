@@ -1,0 +1,76 @@
+"""A passt that ends over and over: how soon it is started again, and whom that hinders."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.drivers.network.passt.test_passt import UserHost, host, network, port
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.network.contract import NetworkState
+from virtplane_drivers.network.passt.deaths import Deaths
+
+__all__ = ["host"]
+FOLDER = Path("/run/passt/net-1/port")
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_first_end_costs_no_time_and_further_ones_more_and_more() -> None:
+    deaths = Deaths(clock := Clock())
+    waits = [deaths.wait_s(FOLDER)]
+    for _ in range(9):
+        deaths.add(FOLDER)
+        waits.append(deaths.wait_s(FOLDER))
+        clock.now += waits[-1]
+        assert deaths.wait_s(FOLDER) == 0.0
+    assert waits == [0.0, 0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
+    clock.now += 600.0
+    deaths.add(FOLDER)
+    assert deaths.wait_s(FOLDER) == 0.0
+
+
+async def test_one_that_ends_again_soon_waits_and_only_its_own_machine_with_it(
+    host: UserHost,  # the fixture
+) -> None:
+    mine, other = port(), port(machine="vm-2")
+    async with host.open() as driver:
+        await driver.apply(network(mine, other))
+        (mine_socket, other_socket) = [(await driver.attachment(network(), one)).socket for one in (mine, other)]
+        for _ in range(2):
+            (pid,) = host.pids(mine_socket)
+            os.kill(pid, signal.SIGKILL)
+            async with asyncio.timeout(10):
+                await anext(driver.events())
+            await driver.apply(network(mine, other))
+        assert (len(host.pids(mine_socket)), len(host.pids(other_socket))) == (0, 1)
+        seen = await driver.observe("net-1")
+        assert (seen.state, seen.ports) == (NetworkState.FAILED, frozenset({other.key}))
+        with pytest.raises(Unavailable, match="passt of vm-1/lan ended again and again"):
+            await driver.attachment(network(), mine)
+        assert (await driver.attachment(network(), other)).socket == other_socket
+        # A machine that comes meanwhile, and the next agent, which counts from zero.
+        await driver.apply(network(mine, other, port(machine="vm-3")))
+        assert len(host.pids()) == 2
+    async with host.open() as driver:
+        await driver.apply(network(mine, other))
+        assert len(host.pids(mine_socket)) == 1
+
+
+async def test_each_has_a_cgroup_of_its_own_which_goes_with_it(host: UserHost) -> None:
+    async with host.open() as driver:
+        await driver.apply(network(port()))
+        (pid,) = host.pids()
+        groups = {line.rsplit("/", 1)[-1] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}  # noqa: ASYNC240
+        (name,) = {name for name in groups if name.startswith("port-net-1-")}
+        await driver.remove("net-1")
+    assert [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if folder.endswith(name)] == []
