@@ -157,7 +157,7 @@ class Acts:
 
     async def _redefine(self, subject: Subject) -> Hindrance | None:
         """What keeps interfaces from being as they are to be. A disk that cannot be had now is a matter of a start."""
-        nics = await self._interfaces.nics(subject.machine, subject.endpoint)
+        nics = await self._interfaces.nics(subject.machine, subject.endpoint, subject.observed.defined_nics)
         if isinstance(nics, Hindrance):
             return replace(nics, progress=Progress.SETTLING)
         desired = await self._desired(subject, nics)
@@ -195,7 +195,7 @@ class Acts:
         if isinstance(disks, Hindrance):
             return disks
         if nics is None:
-            found = await self._interfaces.nics(subject.machine, subject.endpoint)
+            found = await self._interfaces.nics(subject.machine, subject.endpoint, subject.observed.defined_nics)
             if isinstance(found, Hindrance):
                 return found
             nics = found

@@ -1,7 +1,8 @@
 """Whether a machine's interfaces can be joined: each one's network serves it here before the machine starts."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.machines.addresses import Seen
@@ -29,9 +30,10 @@ class Interfaces:
         keys = map(key_of_row, placed_interfaces(machine))
         return {(name, network): self._networks.seen(network, uid, name) for name, network in keys}
 
-    async def nics(self, machine: Object, endpoint: Endpoint) -> list[Nic] | Hindrance:
+    async def nics(self, machine: Object, endpoint: Endpoint, defined: Sequence[Nic]) -> list[Nic] | Hindrance:
         """Each adapter, in the order of the placement; or the first that cannot be joined, and why.
 
+        `defined` are those of before: what the spec says nothing of any more stays as it is there.
         What the guest still has to let go of is served as well: a suspended machine wakes with it.
         """
         for left in left_interfaces(machine):
@@ -39,7 +41,7 @@ class Interfaces:
                 await self._serve(endpoint, left["networkUID"])
         found = []
         for placed in placed_interfaces(machine):
-            nic = await self._nic(machine, endpoint, placed["name"])
+            nic = await self._nic(machine, endpoint, placed, defined)
             if isinstance(nic, Hindrance):
                 return nic
             found.append(nic)
@@ -55,8 +57,10 @@ class Interfaces:
         if driver is not None:
             await self._networks.in_force(NetworkKey(driver, network_uid))
 
-    async def _nic(self, machine: Object, endpoint: Endpoint, name: str) -> Nic | Hindrance:
-        placed = next(one for one in placed_interfaces(machine) if one["name"] == name)
+    async def _nic(
+        self, machine: Object, endpoint: Endpoint, placed: Mapping[str, Any], defined: Sequence[Nic]
+    ) -> Nic | Hindrance:
+        name = placed["name"]
         network = self._networks.object(placed["networkUID"])
         if network is None:
             message = f"interface {name}: VirtualNetwork {placed['networkName']} that it was given addresses in is gone"
@@ -77,17 +81,46 @@ class Interfaces:
             return Hindrance(error.reason, f"interface {name}: {error}", Progress.STALLED)
         except DriverError as error:
             return Hindrance(error.reason, f"interface {name}: {error}")
-        spec = interface_spec(machine, name)
+        shape = _shape(machine, placed, defined)
         return Nic(
             name=name,
             mac=port.mac,
             attachment=attachment,
             mtu=value.mtu,
-            model=InterfaceModel(spec.get("model", InterfaceModel.VIRTIO)),
-            queues=spec.get("queues", 1),
-            boot_order=spec.get("bootOrder"),
-            link_up=spec.get("linkState", LinkState.UP) == LinkState.UP,
+            model=shape.model,
+            queues=shape.queues,
+            boot_order=shape.boot_order,
+            link_up=shape.link_up,
         )
+
+
+class _Shape(NamedTuple):
+    """What of an adapter takes no claim."""
+
+    model: InterfaceModel
+    queues: int
+    boot_order: int | None
+    link_up: bool
+
+
+def _shape(machine: Object, placed: Mapping[str, Any], defined: Sequence[Nic]) -> _Shape:
+    """As the spec has it; of an interface that it has no more as it was, so that no cable is put in by that."""
+    spec = interface_spec(machine, placed)
+    if spec is None:
+        before = next((nic for nic in defined if nic.name == placed["name"]), None)
+        if before is not None:
+            return _shape_of(before)
+        spec = {}
+    return _Shape(
+        InterfaceModel(spec.get("model", InterfaceModel.VIRTIO)),
+        spec.get("queues", 1),
+        spec.get("bootOrder"),
+        spec.get("linkState", LinkState.UP) == LinkState.UP,
+    )
+
+
+def _shape_of(nic: Nic) -> _Shape:
+    return _Shape(nic.model, nic.queues, nic.boot_order, nic.link_up)
 
 
 def is_defined(machine: Object, nics: Sequence[Nic]) -> bool:
@@ -95,9 +128,5 @@ def is_defined(machine: Object, nics: Sequence[Nic]) -> bool:
 
     On which network one is follows from the placement alone, whose token stands in the definition.
     """
-    wanted = []
-    for placed in placed_interfaces(machine):
-        spec = interface_spec(machine, placed["name"])
-        shape = (spec.get("model", InterfaceModel.VIRTIO), spec.get("queues", 1), spec.get("bootOrder"))
-        wanted.append((placed["name"], placed["macAddress"], *shape, spec.get("linkState", "Up") == LinkState.UP))
-    return wanted == [(nic.name, nic.mac, nic.model, nic.queues, nic.boot_order, nic.link_up) for nic in nics]
+    wanted = [(row["name"], row["macAddress"], _shape(machine, row, nics)) for row in placed_interfaces(machine)]
+    return wanted == [(nic.name, nic.mac, _shape_of(nic)) for nic in nics]

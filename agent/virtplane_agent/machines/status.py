@@ -1,12 +1,13 @@
 """The agent's part of a machine's status, as a pure function of what was observed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from virtplane_agent.machines.addresses import Seen, with_seen
 from virtplane_agent.machines.desired import is_restart_due, wanted
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.steps import Goal
-from virtplane_agent.networks.desired import left_interfaces
+from virtplane_agent.networks.desired import bandwidth_of, left_interfaces
 from virtplane_api.interfaces import is_claimed
 from virtplane_api.kube.conditions import Condition, Status, conditions_of, find, merged, timestamp
 from virtplane_api.kube.resources import Object
@@ -92,11 +93,19 @@ def _interfaces(machine: Object, observed: Observed) -> list[dict[str, Any]]:
     """What the machine has on this host: an address that is not in it any more may be given to others, anywhere."""
     placement, before = machine["status"]["placement"], machine["status"].get("interfaces") or []
     if observed.nics and observed.owner is not None and observed.owner.token != placement["token"] and before:
-        return list(before)  # nothing of the new placement is in effect
+        rows = before  # nothing of the new placement is in effect
+    else:
+        going = nic_changes(observed.nics, observed.defined_nics).unplug
+        left = [row for row in left_interfaces(machine) if row["name"] in going]
+        rows = [*(placement.get("interfaces") or ()), *left]
+    return [_interface(machine, row) for row in rows]
+
+
+def _interface(machine: Object, row: Mapping[str, Any]) -> dict[str, Any]:
+    """With the limits that it has: what the spec says nothing of any more keeps them by this."""
     fields = ("name", "networkName", "networkUID", "macAddress", "ipAddresses")
-    rows = [{field: row[field] for field in fields if row.get(field)} for row in placement.get("interfaces") or ()]
-    going = nic_changes(observed.nics, observed.defined_nics).unplug
-    return rows + [row for row in left_interfaces(machine) if row["name"] in going]
+    shown = {field: row.get(field) for field in fields} | {"bandwidth": bandwidth_of(machine, row)}
+    return {field: value for field, value in shown.items() if value}
 
 
 def _not_claimed(machine: Object) -> tuple[str, str]:

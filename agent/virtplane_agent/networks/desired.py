@@ -107,7 +107,7 @@ def joined_interfaces(machine: Object) -> list[dict[str, Any]]:
 
 def port_value(machine: Object, placed: Mapping[str, Any]) -> Port:
     """One placed interface as drivers know it; of one that is only left of a former placement too."""
-    limits = interface_spec(machine, placed["name"]).get("bandwidth") or {}
+    limits = bandwidth_of(machine, placed)
     return Port(
         machine_uid=uid_of(machine),
         machine_name=machine["metadata"]["name"],
@@ -122,9 +122,24 @@ def port_value(machine: Object, placed: Mapping[str, Any]) -> Port:
     )
 
 
-def interface_spec(machine: Object, name: str) -> dict[str, Any]:
-    """The item of spec.interfaces of that name; empty when there is none (any more)."""
-    return next((one for one in machine["spec"].get("interfaces") or () if one["name"] == name), {})
+def interface_spec(machine: Object, placed: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The item of spec.interfaces that a row is of; None when the spec has it no more, or on another network.
+
+    Such a row is of a change that cannot be had yet, or that the guest does not follow: it stays as it is.
+    """
+    for one in machine["spec"].get("interfaces") or ():
+        if one["name"] == placed["name"] and one["networkName"] == placed["networkName"]:
+            return dict(one)
+    return None
+
+
+def bandwidth_of(machine: Object, placed: Mapping[str, Any]) -> dict[str, str]:
+    """The limits of a row, those that were reported last where the spec says nothing of it any more."""
+    spec = interface_spec(machine, placed)
+    if spec is None:
+        reported = machine.get("status", {}).get("interfaces") or ()
+        spec = next((row for row in reported if key_of_row(row) == key_of_row(placed)), {})
+    return spec.get("bandwidth") or {}
 
 
 def ports_of(machines: Iterable[Object], network_uid: str) -> tuple[Port, ...]:

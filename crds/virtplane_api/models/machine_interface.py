@@ -182,3 +182,8 @@ class InterfaceStatus(StructuralModel):
         ),
         examples=[["198.51.100.77"]],
     )
+    bandwidth: Bandwidth | None = Field(
+        default=None,
+        description="Its limits. One that is no more in spec.interfaces keeps those that it had.",
+        examples=[{"ingress": "10M", "egress": "5M"}],
+    )

@@ -134,4 +134,8 @@ def gives_up_claims(old: Object, new: Object) -> bool:
 def _claims_of(machine: Object) -> list[Any]:
     placed, seen = placement_of(machine).get("interfaces") or (), machine.get("status", {}).get("interfaces") or ()
     forwards = [forward for row in placed for forward in row.get("portForwards") or ()]
-    return [*forwards, *({**row, "portForwards": None} for row in placed), *seen]
+    return [
+        *forwards,
+        *({**row, "portForwards": None} for row in placed),
+        *({**row, "bandwidth": None} for row in seen),
+    ]

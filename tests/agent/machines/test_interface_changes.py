@@ -240,3 +240,59 @@ async def test_what_the_hypervisor_refuses_is_said_and_the_guest_runs_on(agent: 
     assert conditions({"status": await agent.status()})["Ready"] == ("False", "NetworkNotReady")
     await agent.look(uid)
     assert conditions({"status": await agent.status()})["Ready"] == ("True", "Running")
+
+
+NOWHERE = {"name": "x", "networkName": "nowhere"}
+SLOW = {"egress": "1M"}
+
+
+def limits(agent: AgentInMemory, network_uid: str) -> list[int | None]:
+    """What each port lets out, in bits per second."""
+    value = agent.networks.value(NetworkKey("fake", network_uid))
+    assert value is not None
+    return [port.bandwidth.egress_bps for port in value.ports]
+
+
+@pytest.mark.parametrize(
+    "asked", [[NOWHERE], [{**ETH0, "networkName": "nowhere"}]], ids=["removed", "moved to no network"]
+)
+async def test_an_interface_of_a_change_that_cannot_be_had_keeps_its_cable_and_its_limits(
+    agent: AgentInMemory, uid: str, asked: list[Object]
+) -> None:
+    await as_spec(agent, ETH0, linkState="Down", bandwidth=SLOW, model="e1000e")
+    await agent.look(uid)
+    machine = vm(interfaces=[ETH0], status={k: v for k, v in (await agent.status()).items() if k != "placement"})
+    machine["spec"]["interfaces"] = asked
+    agent.hypervisor.verbs_since()
+    agent.given(machine)
+    for _ in range(2):
+        await agent.look(uid)
+        assert [nic.link_up for nic in agent.world.machines[uid].running_nics] == [False]
+        assert agent.hypervisor.verbs_since() == []
+        assert limits(agent, "lan-uid") == [1_000_000]
+        agent.restart()
+    agent.world.crash(uid)
+    await agent.look(uid)
+    assert [(nic.link_up, nic.model) for nic in agent.world.machines[uid].running_nics] == [(False, "e1000e")]
+
+
+async def test_a_cable_is_pulled_beside_an_interface_that_cannot_be_had(agent: AgentInMemory, uid: str) -> None:
+    machine = vm(interfaces=[ETH0], status={k: v for k, v in (await agent.status()).items() if k != "placement"})
+    machine["spec"]["interfaces"] = [machine["spec"]["interfaces"][0] | {"linkState": "Down"}, NOWHERE]
+    agent.given(machine)
+    await agent.look(uid)
+    assert [nic.link_up for nic in agent.world.machines[uid].running_nics] == [False]
+
+
+@pytest.mark.parametrize("now", [[], [MOVED]], ids=["removed", "moved"])
+async def test_an_adapter_that_a_guest_keeps_keeps_its_limit(agent: AgentInMemory, uid: str, now: list[Object]) -> None:
+    await as_spec(agent, ETH0, bandwidth=SLOW)
+    await agent.look(uid)
+    assert (await reported(agent)) == [ETH0 | {"bandwidth": SLOW}]
+    agent.hypervisor.faults.keeps_nics = True
+    await placed_anew(agent, *now)
+    await agent.look(uid)
+    assert limits(agent, "lan-uid") == [1_000_000]
+    agent.restart()
+    await agent.look(uid)
+    assert limits(agent, "lan-uid") == [1_000_000]
