@@ -16,11 +16,12 @@ from virtplane_agent.machines.desired import (
 )
 from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.hindrance import Hindrance, Progress
-from virtplane_agent.machines.interfaces import Interfaces
-from virtplane_agent.machines.plugging import Plugging, is_outdated
+from virtplane_agent.machines.interfaces import Interfaces, waiting
+from virtplane_agent.machines.plugging import TAKES_NICS, Plugging, is_outdated
 from virtplane_agent.machines.reconnects import Tell
 from virtplane_agent.machines.restarts import Restarts, may_restart
 from virtplane_agent.machines.steps import Goal, Step
+from virtplane_agent.networks.desired import waiting_interfaces
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Outcome, Wait
@@ -145,6 +146,11 @@ class Acts:
         hindrance = await self._plugging.change(machine, subject.endpoint, observed, is_served=was_outdated)
         if hindrance is not None:
             return Wait(_DISKS_LATER_S, hindrance.reason), hindrance
+        if (waits := waiting(machine)) is not None and observed.power in TAKES_NICS:
+            observed = await subject.endpoint.driver.observe(subject.uid)
+            kept = {nic.name for nic in observed.nics} & set(waiting_interfaces(machine).values())
+            # What has gone is reported by this pass, and its address is free for the next one.
+            return (Wait(_DISKS_LATER_S, waits.reason), waits) if kept else (Wait(0.0, waits.reason), None)
         asked_at, driver = observed.shut_down_asked_at, subject.endpoint.driver
         if asked_at is not None and isinstance(driver, CanShutDown):
             # Asked, and then wanted to run again: an end within the grace period is still the one that was asked for.
@@ -178,6 +184,8 @@ class Acts:
         if isinstance(desired, Hindrance):
             # A volume that gets ready here wakes its machine; one of another host's does not.
             return Wait(_again_s(desired), desired.reason), desired
+        if (waits := waiting(subject.machine)) is not None:
+            return Wait(0.0, waits.reason), waits
         unusable = [disk.name for disk in desired.disks if type(disk.attachment) not in endpoint.facts.attachments]
         if unusable:
             message = f"{endpoint.name} cannot attach the volumes of {', '.join(unusable)}"

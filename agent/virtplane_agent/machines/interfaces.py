@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.machines.addresses import Seen
 from virtplane_agent.machines.hindrance import Hindrance, Progress
-from virtplane_agent.networks.desired import interface_spec, left_interfaces, placed_interfaces, port_value
+from virtplane_agent.networks.desired import (
+    interface_spec,
+    left_interfaces,
+    placed_interfaces,
+    port_value,
+    waiting_interfaces,
+)
 from virtplane_agent.networks.serving import NetworkKey, Networks
 from virtplane_api.interfaces import key_of_row
 from virtplane_api.kube.resources import Object, uid_of
@@ -33,6 +39,7 @@ class Interfaces:
     async def nics(self, machine: Object, endpoint: Endpoint, defined: Sequence[Nic]) -> list[Nic] | Hindrance:
         """Each adapter, in the order of the placement; or the first that cannot be joined, and why.
 
+        Without those that wait for one of the machine itself (`waiting`): it has to go before they can come.
         `defined` are those of before: what the spec says nothing of any more stays as it is there.
         What the guest still has to let go of is served as well: a suspended machine wakes with it.
         """
@@ -40,7 +47,7 @@ class Interfaces:
             with contextlib.suppress(DriverError):
                 await self._serve(endpoint, left["networkUID"])
         found = []
-        for placed in placed_interfaces(machine):
+        for placed in _not_waiting(machine):
             nic = await self._nic(machine, endpoint, placed, defined)
             if isinstance(nic, Hindrance):
                 return nic
@@ -94,6 +101,19 @@ class Interfaces:
         )
 
 
+def waiting(machine: Object) -> Hindrance | None:
+    """Which interface waits for another one of the machine's own."""
+    for name, other in waiting_interfaces(machine).items():
+        message = f"interface {name}: its addresses are those of the machine's own {other} until its guest lets that go"
+        return Hindrance(Reason.ADDRESS_IN_USE, message, Progress.SETTLING)
+    return None
+
+
+def _not_waiting(machine: Object) -> list[dict[str, Any]]:
+    waits = waiting_interfaces(machine)
+    return [row for row in placed_interfaces(machine) if row["name"] not in waits]
+
+
 class _Shape(NamedTuple):
     """What of an adapter takes no claim."""
 
@@ -124,9 +144,9 @@ def _shape_of(nic: Nic) -> _Shape:
 
 
 def is_defined(machine: Object, nics: Sequence[Nic]) -> bool:
-    """Whether the machine's definition has the adapters of its placement, as its spec has them now.
+    """Whether the machine's definition has the adapters of its placement that can be had, as its spec has them now.
 
     On which network one is follows from the placement alone, whose token stands in the definition.
     """
-    wanted = [(row["name"], row["macAddress"], _shape(machine, row, nics)) for row in placed_interfaces(machine)]
+    wanted = [(row["name"], row["macAddress"], _shape(machine, row, nics)) for row in _not_waiting(machine)]
     return wanted == [(nic.name, nic.mac, _shape_of(nic)) for nic in nics]

@@ -23,7 +23,7 @@ from virtplane_drivers.hypervisor.nics import nic_changes
 ASK_AGAIN = timedelta(seconds=30)
 """A guest that was still booting has not heard that it is to let an adapter go."""
 _KNOWS_NICS = (PowerState.RUNNING, PowerState.PAUSED, PowerState.SUSPENDED)
-_TAKES_NICS = (PowerState.RUNNING, PowerState.PAUSED)
+TAKES_NICS = (PowerState.RUNNING, PowerState.PAUSED)
 
 
 def is_outdated(machine: Object, cluster_id: str, observed: Observed) -> bool:
@@ -37,7 +37,7 @@ def is_outdated(machine: Object, cluster_id: str, observed: Observed) -> bool:
 
 def is_unlike_its_definition(observed: Observed) -> bool:
     """Whether the guest has other adapters than are defined, which may be changed while it runs."""
-    return observed.power in _TAKES_NICS and not nic_changes(observed.nics, observed.defined_nics).is_empty
+    return observed.power in TAKES_NICS and not nic_changes(observed.nics, observed.defined_nics).is_empty
 
 
 class Plugging:

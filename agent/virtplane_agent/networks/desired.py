@@ -100,6 +100,21 @@ def left_interfaces(machine: Object) -> list[dict[str, Any]]:
     return [dict(row) for row in left if key_of_row(row) not in placed]
 
 
+def waiting_interfaces(machine: Object) -> dict[str, str]:
+    """Placed interfaces that wait for an address of another one that the guest still has to let go of, as of one that
+    has another name now: by name, the name of that one."""
+    return {
+        placed["name"]: row["name"]
+        for row in left_interfaces(machine)
+        for placed in placed_interfaces(machine)
+        if placed["networkUID"] == row["networkUID"] and _names(placed) & _names(row)
+    }
+
+
+def _names(row: Mapping[str, Any]) -> set[str]:
+    return {row["macAddress"], *(row.get("ipAddresses") or ())}
+
+
 def joined_interfaces(machine: Object) -> list[dict[str, Any]]:
     """All for which the machine needs a port on this host: what is claimed for it, then what is left."""
     return [*placed_interfaces(machine), *left_interfaces(machine)]

@@ -9,6 +9,7 @@ from tests.agent.objects import conditions, network, placed_interface, vm
 from virtplane_agent.networks.serving import NetworkKey
 from virtplane_api.kube.resources import Object
 from virtplane_api.reasons import Reason
+from virtplane_api.reconcile import Wait
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.hypervisor.contract import CAPABILITIES, CanPlugNics
 
@@ -138,6 +139,48 @@ async def test_another_machine_waits_for_an_address_that_a_guest_still_has(agent
     assert conditions({"status": await agent.status("db")})["Ready"] == ("True", "Running")
 
 
+RENAMED = [ETH0 | {"name": "net0"}, ETH0 | {"name": "net0", "macAddress": "52:54:00:00:00:77"}]
+
+
+@pytest.mark.parametrize("net0", RENAMED, ids=["renamed", "with another MAC"])
+async def test_an_interface_that_takes_over_an_address_of_the_machine_is_plugged_once_the_other_one_has_gone(
+    agent: AgentInMemory, uid: str, net0: Object
+) -> None:
+    await placed_anew(agent, net0)
+    outcome = await agent.look(uid)
+    assert isinstance(outcome, Wait)
+    assert outcome.after_s == 0
+    assert (has(agent, uid), await reported(agent)) == ([], [net0])
+    assert conditions({"status": await agent.status()})["Ready"] == ("True", "Running")
+    await agent.look(uid)
+    assert has(agent, uid) == [("net0", "lan-uid")]
+    assert await ports(agent, "lan-uid") == {"net0"}
+    agent.hypervisor.verbs_since()
+    await agent.look(uid)
+    assert agent.hypervisor.verbs_since() == []
+
+
+@pytest.mark.parametrize("net0", RENAMED, ids=["renamed", "with another MAC"])
+async def test_an_interface_waits_while_the_guest_keeps_the_one_whose_address_it_takes_over(
+    agent: AgentInMemory, uid: str, net0: Object
+) -> None:
+    agent.hypervisor.faults.keeps_nics = True
+    await placed_anew(agent, net0)
+    called = await agent.verbs_by_second(uid, seconds=40)
+    assert called == {0: ["define", "change_nics"], 30: ["change_nics"]}
+    status = await agent.status()
+    assert status["interfaces"] == [net0, ETH0]
+    [ready] = [one for one in status["conditions"] if one["type"] == "Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", "AddressInUse")
+    assert "the machine's own eth0" in ready["message"]
+    assert await ports(agent, "lan-uid") == {"eth0"}
+    agent.world.crash(uid)
+    for _ in range(2):
+        await agent.look(uid)
+    assert has(agent, uid) == [("net0", "lan-uid")]
+    assert await reported(agent) == [net0]
+
+
 async def test_a_suspended_machine_holds_what_it_wakes_with(agent: AgentInMemory, uid: str) -> None:
     await placed_anew(agent, ETH0, power_state="Suspended", token=1)
     await agent.look(uid)
@@ -152,6 +195,20 @@ async def test_a_suspended_machine_holds_what_it_wakes_with(agent: AgentInMemory
     assert await reported(agent) == [ETH0]
     await agent.look(uid)
     assert (has(agent, uid), await reported(agent)) == ([], [])
+
+
+async def test_a_suspended_machine_wakes_with_what_it_had_also_when_another_interface_has_its_address_now(
+    agent: AgentInMemory, uid: str
+) -> None:
+    await placed_anew(agent, ETH0, power_state="Suspended", token=1)
+    await agent.look(uid)
+    await agent.look(uid)
+    await placed_anew(agent, RENAMED[1])
+    await agent.look(uid)
+    assert has(agent, uid) == [("eth0", "lan-uid")]
+    for _ in range(2):
+        await agent.look(uid)
+    assert (has(agent, uid), await reported(agent)) == ([("net0", "lan-uid")], [RENAMED[1]])
 
 
 async def test_a_machine_that_stops_gives_up_all_that_it_was_to_give_up(agent: AgentInMemory, uid: str) -> None:

@@ -178,3 +178,9 @@ def test_an_interface_whose_network_takes_what_the_host_lacks_is_not_had_unless_
     assert message.endswith(": x")
     row = claimed("wan", "wan", "52:54:00:00:00:02", "10.30.0.2")
     assert changed(World(*networks), WAN, LAN, has=[row], hypervisor_status=status)[0] == row
+
+
+def test_an_interface_of_another_name_may_take_over_the_address_of_the_one_that_it_replaces() -> None:
+    seen = {"host": {"hypervisor": "host-a-qemu", "token": 7, "state": "Present"}, "interfaces": [ROW]}
+    asked = {"name": "net0", "networkName": "lan", "ipAddresses": ["10.20.0.9"], "macAddress": "52:54:00:00:00:55"}
+    assert changed(world(), asked, has=[ROW], **seen) == [claimed("net0", "lan", "52:54:00:00:00:55", "10.20.0.9")]
