@@ -8,7 +8,7 @@ from virtplane_agent.machines.desired import is_restart_due, wanted
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.steps import Goal
 from virtplane_agent.networks.desired import bandwidth_of, left_interfaces
-from virtplane_api.interfaces import is_claimed
+from virtplane_api.interfaces import is_claimed, key_of_row
 from virtplane_api.kube.conditions import Condition, Status, conditions_of, find, merged, timestamp
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes, quantity_mib
@@ -90,14 +90,21 @@ def machine_status(
 
 
 def _interfaces(machine: Object, observed: Observed) -> list[dict[str, Any]]:
-    """What the machine has on this host: an address that is not in it any more may be given to others, anywhere."""
+    """What the machine has on this host, or may have before it is said again: all of its placement, before any of it is
+    joined. An address that is not in it any more may be given to others, anywhere."""
     placement, before = machine["status"]["placement"], machine["status"].get("interfaces") or []
-    if observed.nics and observed.owner is not None and observed.owner.token != placement["token"] and before:
-        rows = before  # nothing of the new placement is in effect
+    placed, has = placement.get("interfaces") or (), {nic.name for nic in observed.nics}
+    if has and observed.owner is not None and observed.owner.token != placement["token"]:
+        # Nothing of the new placement is in effect.
+        keys = {key_of_row(row) for row in placed}
+        stays = [row for row in before if row["name"] in has or key_of_row(row) in keys]
+        known = {key_of_row(row) for row in stays}
+        rows = [*stays, *(row for row in placed if key_of_row(row) not in known)]
     else:
         going = nic_changes(observed.nics, observed.defined_nics).unplug
-        left = [row for row in left_interfaces(machine) if row["name"] in going]
-        rows = [*(placement.get("interfaces") or ()), *left]
+        nobody_knows = observed.exists and observed.owner is None  # as of a hypervisor that is not driven any more
+        left = [row for row in left_interfaces(machine) if nobody_knows or row["name"] in going]
+        rows = [*placed, *left]
     return [_interface(machine, row) for row in rows]
 
 

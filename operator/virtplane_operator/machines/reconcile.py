@@ -39,6 +39,7 @@ from virtplane_operator.machines.interfaces import (
 from virtplane_operator.machines.status import (
     OWNED,
     OWNED_CONDITIONS,
+    agent_has_taken_over,
     next_token,
     placed_status,
     placement_of,
@@ -152,8 +153,12 @@ class MachineReconciler:
         return Done()
 
     async def _change_interfaces(self, machine: Object) -> Contested | None:
-        """Claims follow spec.interfaces. What cannot be had leaves the placement as it is, and is told."""
-        if is_being_deleted(machine):
+        """Claims follow spec.interfaces. What cannot be had leaves the placement as it is, and is told.
+
+        Not before the agent has told what it has of the placement: killed after it joined an adapter and before it
+        told, it would not know of an adapter that the next placement has no more, and nobody would hold its address.
+        """
+        if is_being_deleted(machine) or not agent_has_taken_over(machine, placement_of(machine)):
             return None
         networks = self._networks
         change = interface_change(self._store, networks.catalog, networks.claims, networks.cluster_id, machine)

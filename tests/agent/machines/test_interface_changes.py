@@ -1,5 +1,6 @@
 """Interfaces that come, go, move and change while their machine runs, and whose their addresses are meanwhile."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ async def test_an_interface_that_cannot_be_served_yet_is_not_plugged_and_says_wh
     assert agent.hypervisor.verbs_since() == []
     status = await agent.status()
     assert conditions({"status": status})["Ready"] == ("False", "NetworkError")
-    assert status["interfaces"] == [ETH0]
+    assert status["interfaces"] == [ETH0, ETH1]  # before it is plugged: killed after that, it would not be told
     await agent.look(uid)
     await agent.look(uid)
     assert has(agent, uid) == [("eth0", "lan-uid"), ("eth1", "dmz-uid")]
@@ -122,6 +123,35 @@ async def test_a_guest_that_keeps_an_interface_keeps_its_address_and_is_asked_ag
     status = await agent.status()
     assert (status.get("interfaces", []), pending(status)) == (now, [])
     assert await ports(agent, "lan-uid") == set()
+
+
+async def test_what_was_plugged_by_an_agent_that_was_killed_before_it_could_say_so_keeps_its_address(
+    agent: AgentInMemory, uid: str
+) -> None:
+    """The operator takes it out of the placement only once the agent has said that it has taken that placement up."""
+    agent.fake_networks.faults.refuse("apply", Unavailable("no bridge today"), times=1)
+    await placed_anew(agent, ETH0, ETH1)
+    await agent.look(uid)
+    told = await agent.status()
+    assert told["host"]["token"] == 2
+    await agent.look(uid)
+    assert has(agent, uid) == [("eth0", "lan-uid"), ("eth1", "dmz-uid")]
+    agent.restart()
+    agent.hypervisor.faults.keeps_nics = True
+    agent.given(vm(interfaces=[ETH0], token=3, status={k: v for k, v in told.items() if k != "placement"}))
+    await agent.look(uid)
+    status = await agent.status()
+    assert (status["interfaces"], pending(status)) == ([ETH0, ETH1], ["spec.interfaces[eth1]"])
+    assert await ports(agent, "dmz-uid") == {"eth1"}
+
+
+async def test_of_a_machine_that_nobody_can_look_at_no_address_is_given_up(agent: AgentInMemory, uid: str) -> None:
+    await placed_anew(agent)
+    agent.drive(replace(agent.endpoint, name="another"))
+    await agent.look(uid)
+    status = await agent.status()
+    assert conditions({"status": status})["Ready"] == ("Unknown", "NoSuchHypervisor")
+    assert status["interfaces"] == [ETH0]
 
 
 async def test_another_machine_waits_for_an_address_that_a_guest_still_has(agent: AgentInMemory, uid: str) -> None:
