@@ -3,16 +3,17 @@
 A verb begins it, the worker finishes it: QEMU writes while the agent may come and go.
 """
 
+import contextlib
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.errors import Refused, Unavailable
+from virtplane_drivers.errors import DriverError, Refused, Unavailable
 from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.definition import Definition, NicStage
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN, FollowedMachine
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
-from virtplane_drivers.hypervisor.qemu.record import Intent, Record
+from virtplane_drivers.hypervisor.qemu.record import Intent
 from virtplane_drivers.hypervisor.qemu.run import Run
 
 PLUGGED = NicStage.PLUGGED
@@ -36,8 +37,6 @@ class SuspendableMachine(FollowedMachine):
         if record.intent is not Intent.RUNNING:
             self._wake.set()
             return
-        record = await self._with_settled_nics(run)
-        assert record.running is not None  # noqa: S101  # looked at above
         try:
             file = await in_thread(suspension.memory_file, record.running, record.uid, record.incarnation, self.folder)
             # An older one must not be taken for the one being written, should we be killed before that is whole.
@@ -46,7 +45,7 @@ class SuspendableMachine(FollowedMachine):
                 raise self._not_suspended(lacking)
         except (OSError, suspension.SuspensionError) as error:
             raise self._not_suspended(str(error)) from error
-        await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
+        await self._begin_to_suspend(run, file)
         try:
             await suspension.begin_to_write(await run.monitor(), file)
         except (MonitorError, OSError) as error:
@@ -54,12 +53,20 @@ class SuspendableMachine(FollowedMachine):
             await self._abandon_suspension()
         self._wake.set()
 
-    async def _with_settled_nics(self, run: Run) -> Record:
+    async def _begin_to_suspend(self, run: Run, file: suspension.MemoryFile) -> None:
         """What wakes must have the very adapters that the memory speaks of: a held guest lets none go."""
-        if self.record.running is not None and any(nic.stage is not PLUGGED for nic in self.record.running.nics):
+        assert self.record.running is not None  # noqa: S101  # who calls looked
+        if all(nic.stage is PLUGGED for nic in self.record.running.nics):
+            await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
+            return
+        try:
             await run.command("stop")
             await self._settle_nics(run)
-        return self.record
+            await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
+        except (MonitorError, OSError, DriverError) as error:
+            with contextlib.suppress(MonitorError):
+                await self._resume()
+            raise self._not_suspended(str(error)) from error
 
     def _not_suspended(self, why: str) -> Unavailable:
         return Unavailable(f"its memory cannot be written: {why}", reason=Reason.SUSPEND_FAILED, retry_after_s=30.0)

@@ -20,7 +20,9 @@ from virtplane_api.vocabulary import DiskFormat, InterfaceModel, PowerState
 from virtplane_drivers.attachment import FileAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Nic, Observed
+from virtplane_drivers.hypervisor.qemu import plugging, suspension
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
+from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 
 pytestmark = pytest.mark.skipif(not has_lans(), reason="networks take root")
 
@@ -180,3 +182,32 @@ async def test_a_port_that_cannot_be_joined_leaves_nothing_and_is_asked_for_agai
     await driver.change_nics(desired.uid)
     assert (await driver.observe(desired.uid)).nics == (nic,)
     assert lan.taps() == {tap_of(nic)}
+
+
+async def test_a_guest_whose_memory_cannot_be_written_runs_on_also_with_an_adapter_on_its_way(
+    host: QemuHost, driver: QemuDriver, lan: Lan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugging, "UNPLUG_TIMEOUT_S", 0.1)
+    nic = lan.nic()
+    desired = replace(defined(host), nics=(nic,))
+    await driver.define(desired)
+    await driver.start(desired.uid)
+    await ticks(driver, desired.uid, 1)
+    assert (await changed_to(driver, desired)).nics == (nic,)
+    with monkeypatch.context() as full_pool:
+        full_pool.setattr(suspension, "missing_space", lambda _definition, _folder: "no room")
+        with pytest.raises(Unavailable, match="no room"):
+            await driver.suspend(desired.uid)
+    assert (await driver.observe(desired.uid)).power is PowerState.RUNNING
+    write = Records.write
+
+    def no_suspension(records: Records, record: Record) -> None:
+        if record.intent is Intent.SUSPENDING:
+            raise OSError("no record")
+        write(records, record)
+
+    with monkeypatch.context() as full_state_folder:
+        full_state_folder.setattr(Records, "write", no_suspension)
+        with pytest.raises(Unavailable, match="no record"):
+            await driver.suspend(desired.uid)
+    assert (await driver.observe(desired.uid)).power is PowerState.RUNNING
