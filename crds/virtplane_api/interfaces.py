@@ -3,7 +3,7 @@
 Free of pydantic, as `subnets`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -30,13 +30,18 @@ def key_of_row(row: Row) -> tuple[str, str]:
     return row["name"], row["networkUID"]
 
 
+def reported_rows(rows: Iterable[Row] | None) -> list[Row]:
+    """status.interfaces, without the rows of an older agent, which did not tell the network: they hold nothing."""
+    return [row for row in rows or () if "networkUID" in row]
+
+
 def left_behind(placement: Mapping[str, Any], reported: Sequence[Row]) -> list[Row]:
     """Rows of status.interfaces that the placement has no more, or not as they are: the guest may still have those.
 
     They are their machine's on its host, and claimed for it everywhere, until its agent reports them no more.
     """
     placed = {key_of_row(row): row for row in placement.get("interfaces") or ()}
-    return [row for row in reported if _is_left(row, placed.get(key_of_row(row)))]
+    return [row for row in reported_rows(reported) if _is_left(row, placed.get(key_of_row(row)))]
 
 
 def _is_left(row: Row, placed: Row | None) -> bool:

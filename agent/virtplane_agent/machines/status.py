@@ -8,7 +8,7 @@ from virtplane_agent.machines.desired import is_restart_due, wanted
 from virtplane_agent.machines.hindrance import Hindrance, Progress
 from virtplane_agent.machines.steps import Goal
 from virtplane_agent.networks.desired import bandwidth_of, left_interfaces
-from virtplane_api.interfaces import is_claimed, key_of_row
+from virtplane_api.interfaces import is_claimed, key_of_row, reported_rows
 from virtplane_api.kube.conditions import Condition, Status, conditions_of, find, merged, timestamp
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes, quantity_mib
@@ -92,7 +92,7 @@ def machine_status(
 def _interfaces(machine: Object, observed: Observed) -> list[dict[str, Any]]:
     """What the machine has on this host, or may have before it is said again: all of its placement, before any of it is
     joined. An address that is not in it any more may be given to others, anywhere."""
-    placement, before = machine["status"]["placement"], machine["status"].get("interfaces") or []
+    placement, before = machine["status"]["placement"], reported_rows(machine["status"].get("interfaces"))
     placed, has = placement.get("interfaces") or (), {nic.name for nic in observed.nics}
     if has and observed.owner is not None and observed.owner.token != placement["token"]:
         # Nothing of the new placement is in effect.

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from virtplane_api.interfaces import key_of_row, left_behind
+from virtplane_api.interfaces import key_of_row, left_behind, reported_rows
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.quantity import quantity_bytes
 from virtplane_api.reasons import Reason
@@ -152,8 +152,8 @@ def bandwidth_of(machine: Object, placed: Mapping[str, Any]) -> dict[str, str]:
     """The limits of a row, those that were reported last where the spec says nothing of it any more."""
     spec = interface_spec(machine, placed)
     if spec is None:
-        reported = machine.get("status", {}).get("interfaces") or ()
-        spec = next((row for row in reported if key_of_row(row) == key_of_row(placed)), {})
+        reported = reported_rows(machine.get("status", {}).get("interfaces"))
+        spec = next((dict(row) for row in reported if key_of_row(row) == key_of_row(placed)), {})
     return spec.get("bandwidth") or {}
 
 

@@ -159,10 +159,12 @@ class InterfaceStatus(StructuralModel):
     """One interface as its host sees it."""
 
     name: DnsLabel = Field(description="Name of the interface in spec.interfaces.", examples=["lan"])
-    network_name: ObjectName = Field(
-        description="Name of the VirtualNetwork that it is joined to.", examples=["shop-lan"]
+    # Optional: objects that an older agent wrote, which told neither, must stay writable for everybody.
+    network_name: ObjectName | None = Field(
+        default=None, description="Name of the VirtualNetwork that it is joined to.", examples=["shop-lan"]
     )
-    network_uid: Uid = Field(
+    network_uid: Uid | None = Field(
+        default=None,
         alias="networkUID",
         description=(
             "metadata.uid of that network. An interface that is no more in spec.interfaces is shown, and keeps its "

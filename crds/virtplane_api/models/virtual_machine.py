@@ -6,7 +6,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from virtplane_api.crdgen import Cel, CelRule, CustomResource, ListMap, PrinterColumn, Quantity, StructuralModel
+from virtplane_api.crdgen import (
+    Cel,
+    CelRule,
+    CustomResource,
+    ListAtomic,
+    ListMap,
+    PrinterColumn,
+    Quantity,
+    StructuralModel,
+)
 from virtplane_api.models.common import (
     Conditions,
     DnsLabel,
@@ -374,9 +383,7 @@ class VirtualMachineStatus(StructuralModel):
         description="Why and when the machine last stopped running.",
         examples=[{"reason": "GuestShutdown", "time": "2026-11-24T10:00:00Z"}],
     )
-    interfaces: (
-        Annotated[list[InterfaceStatus], ListMap("name", "networkUID"), Field(max_length=2 * MAX_INTERFACES)] | None
-    ) = Field(
+    interfaces: Annotated[list[InterfaceStatus], ListAtomic(), Field(max_length=2 * MAX_INTERFACES)] | None = Field(
         default=None,
         description="The machine's interfaces, and those that its guest still has to let go of. The agent's.",
         examples=[[{"name": "lan", "macAddress": "52:54:00:12:34:56", "ipAddresses": ["10.20.0.9"]}]],

@@ -154,6 +154,18 @@ async def test_of_a_machine_that_nobody_can_look_at_no_address_is_given_up(agent
     assert status["interfaces"] == [ETH0]
 
 
+async def test_rows_of_an_older_agent_which_told_no_network_hold_nothing_and_are_told_anew(
+    agent: AgentInMemory,
+) -> None:
+    agent.given_network(LAN)
+    old = {"name": "eth0", "macAddress": ETH0["macAddress"]}
+    host = {"hypervisor": "host-a-fake", "token": 1, "state": "Present"}
+    uid = agent.given(vm(interfaces=[ETH0], status={"host": host, "interfaces": [old]}))
+    assert await ports(agent, "lan-uid") == {"eth0"}
+    await agent.look(uid)
+    assert await reported(agent) == [ETH0]
+
+
 async def test_another_machine_waits_for_an_address_that_a_guest_still_has(agent: AgentInMemory, uid: str) -> None:
     """An operator that was started meanwhile may have given it away."""
     agent.hypervisor.faults.keeps_nics = True

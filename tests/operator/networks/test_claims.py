@@ -146,6 +146,11 @@ def test_an_operator_that_starts_knows_what_guests_still_have(kept: Kept) -> Non
     assert kept.claims.used("lan-uid") == 1
 
 
+def test_rows_of_an_older_agent_which_told_no_network_hold_nothing(kept: Kept) -> None:
+    given_up(kept, 2, {"name": "lan", "macAddress": MAC, "ipAddresses": ["10.20.0.2"]}, heard=2, now=[CHANGED])
+    assert kept.held() == {"10.20.0.3": ["shop/web"]}
+
+
 def test_a_machine_that_is_off_its_host_has_nothing_but_its_placement(kept: Kept) -> None:
     host = {"hypervisor": A, "token": 2, "state": "Removed"}
     kept.tell(placed(A, token=2), status={"host": host, "interfaces": [ROW]})
