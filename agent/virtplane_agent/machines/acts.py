@@ -16,7 +16,7 @@ from virtplane_agent.machines.desired import (
 )
 from virtplane_agent.machines.disks import Disks
 from virtplane_agent.machines.hindrance import Hindrance, Progress
-from virtplane_agent.machines.interfaces import Interfaces, waiting
+from virtplane_agent.machines.interfaces import Interfaces, waiting, with_cables
 from virtplane_agent.machines.plugging import TAKES_NICS, Plugging, is_outdated
 from virtplane_agent.machines.reconnects import Tell
 from virtplane_agent.machines.restarts import Restarts, may_restart
@@ -139,10 +139,11 @@ class Acts:
             return GOES_ON
         was_outdated = is_outdated(machine, self._cluster_id, observed)
         if was_outdated:
-            hindrance = await self._redefine(subject)
-            if hindrance is not None:
-                return Wait(_again_s(hindrance), hindrance.reason), hindrance
+            outdated = await self._redefine(subject)
             observed = await subject.endpoint.driver.observe(subject.uid)
+            if outdated is not None:
+                await self._plugging.change(machine, subject.endpoint, observed, is_served=False)
+                return Wait(_again_s(outdated), outdated.reason), outdated
         hindrance = await self._plugging.change(machine, subject.endpoint, observed, is_served=was_outdated)
         if hindrance is not None:
             return Wait(_DISKS_LATER_S, hindrance.reason), hindrance
@@ -162,17 +163,30 @@ class Acts:
         return GOES_ON
 
     async def _redefine(self, subject: Subject) -> Hindrance | None:
-        """What keeps interfaces from being as they are to be. A disk that cannot be had now is a matter of a start."""
+        """What keeps the definition from being as it is to be. The cables of other interfaces are told all the same."""
         nics = await self._interfaces.nics(subject.machine, subject.endpoint, subject.observed.defined_nics)
         if isinstance(nics, Hindrance):
+            await self._redefine_links(subject)
             return replace(nics, progress=Progress.SETTLING)
         desired = await self._desired(subject, nics)
-        if isinstance(desired, Desired):
-            try:
-                await subject.endpoint.driver.define(desired)
-            except Refused as refused:
-                return Hindrance(refused.reason, str(refused), Progress.SETTLING)
+        if isinstance(desired, Hindrance):
+            # Of one that is off or suspended it is a matter of its start.
+            return replace(desired, progress=Progress.SETTLING) if subject.observed.power in TAKES_NICS else None
+        try:
+            await subject.endpoint.driver.define(desired)
+        except Refused as refused:
+            return Hindrance(refused.reason, str(refused), Progress.SETTLING)
         return None
+
+    async def _redefine_links(self, subject: Subject) -> None:
+        """Under the token that the definition has: nothing else of the placement is in effect."""
+        owner, defined = subject.observed.owner, subject.observed.defined_nics
+        nics = with_cables(subject.machine, defined)
+        if owner is None or nics == list(defined):
+            return
+        desired = await self._desired(subject, nics)
+        if isinstance(desired, Desired):
+            await subject.endpoint.driver.define(replace(desired, owner=owner))
 
     # --- starts -------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from virtplane_agent.endpoints import Endpoint, Endpoints
@@ -141,6 +142,17 @@ def _shape(machine: Object, placed: Mapping[str, Any], defined: Sequence[Nic]) -
 
 def _shape_of(nic: Nic) -> _Shape:
     return _Shape(nic.model, nic.queues, nic.boot_order, nic.link_up)
+
+
+def with_cables(machine: Object, defined: Sequence[Nic]) -> list[Nic]:
+    """The adapters that are defined, their cables as the spec has them now. Of one that is to be on another network, or
+    nowhere, the cable stays as it is."""
+    elsewhere = {row["name"] for row in left_interfaces(machine)}
+    placed = {row["name"]: row for row in placed_interfaces(machine) if row["name"] not in elsewhere}
+    return [
+        replace(nic, link_up=_shape(machine, placed[nic.name], defined).link_up) if nic.name in placed else nic
+        for nic in defined
+    ]
 
 
 def is_defined(machine: Object, nics: Sequence[Nic]) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tests.agent.machines.agent_in_memory import AgentInMemory
-from tests.agent.objects import conditions, network, placed_interface, vm
+from tests.agent.objects import conditions, network, placed_disk, placed_interface, vm
+from tests.agent.objects import volume as volume_of
 from virtplane_agent.networks.serving import NetworkKey
-from virtplane_api.kube.resources import Object
+from virtplane_api.kube.resources import VIRTUAL_MACHINES, Object
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Wait
 from virtplane_drivers.errors import Refused, Unavailable
@@ -269,6 +270,57 @@ async def test_a_cable_is_pulled_at_once_under_the_same_placement(agent: AgentIn
         await agent.look(uid)
         assert agent.hypervisor.verbs_since() == ["define", "change_nics"]
         assert [nic.link_up for nic in agent.world.machines[uid].running_nics] == [link_up]
+
+
+@pytest.mark.parametrize("token", [2, 3], ids=["the same placement", "with an interface that comes"])
+async def test_a_cable_is_pulled_whatever_hinders_another_interface(agent: AgentInMemory, uid: str, token: int) -> None:
+    if token == 2:
+        await placed_anew(agent, ETH0, ETH1)
+        await agent.look(uid)
+    had = has(agent, uid)
+    agent.fake_networks.faults.refuse("apply", Unavailable("dmz is ill"), times=2)
+    await placed_anew(agent, ETH0, ETH1, token=token)
+    machine = await agent.client.get(VIRTUAL_MACHINES, "web", "shop")
+    machine["spec"]["interfaces"][0] |= {"linkState": "Down"}
+    agent.given(machine)
+    for _ in range(2):
+        await agent.look(uid)
+        assert [nic.link_up for nic in agent.world.machines[uid].running_nics] == [False, True][: len(had)]
+        assert has(agent, uid) == had
+    assert conditions({"status": await agent.status()})["Ready"][0] == ("False" if token == 3 else "True")
+    await agent.look(uid)
+    assert has(agent, uid) == [("eth0", "lan-uid"), ("eth1", "dmz-uid")]
+    assert [nic.link_up for nic in agent.world.machines[uid].running_nics] == [False, True]
+
+
+async def test_the_cable_of_an_interface_that_is_to_move_stays_as_it_is_until_it_moves(
+    agent: AgentInMemory, uid: str
+) -> None:
+    await as_spec(agent, ETH0, linkState="Down")
+    await agent.look(uid)
+    agent.fake_networks.faults.refuse("apply", Unavailable("dmz is ill"), times=2)
+    await placed_anew(agent, MOVED)
+    for where, link_up in (("lan-uid", False), ("dmz-uid", True)):
+        await agent.look(uid)
+        assert has(agent, uid) == [("eth0", where)]
+        assert [nic.link_up for nic in agent.world.machines[uid].running_nics] == [link_up]
+
+
+async def test_a_disk_that_cannot_be_had_holds_a_change_of_interfaces_up_and_is_named(agent: AgentInMemory) -> None:
+    agent.given_network(LAN)
+    volume = await agent.given_made_volume(volume_of(claimed_by="vm-1"))
+    disks = [placed_disk("root", volume)]
+    uid = agent.given(vm(interfaces=[ETH0], disks=disks))
+    await agent.look(uid)
+    agent.given_volume(volume_of(claimed_by="another"))
+    await placed_anew(agent, disks=disks)
+    await agent.look(uid)
+    assert has(agent, uid) == [("eth0", "lan-uid")]
+    assert conditions({"status": await agent.status()})["Ready"] == ("False", "VolumeNotClaimed")
+    agent.given_volume(volume)
+    await agent.look(uid)
+    assert has(agent, uid) == []
+    assert conditions({"status": await agent.status()})["Ready"] == ("True", "Running")
 
 
 async def test_another_model_waits_for_a_restart(agent: AgentInMemory, uid: str) -> None:
