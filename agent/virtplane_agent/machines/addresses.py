@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from virtplane_api.interfaces import Row, key_of_row
+from virtplane_api.interfaces import Row, key_of_row, reported_rows
 from virtplane_api.kube.conditions import timestamp
 from virtplane_api.kube.resources import Object
 from virtplane_api.vocabulary import PowerState
@@ -26,7 +26,11 @@ _IS_OFF = (None, PowerState.STOPPED)
 def with_seen(rows: Sequence[Row], machine: Object, observed: Observed, seen: Seen) -> list[dict[str, Any]]:
     """Rows of status.interfaces, with what was seen. Pure."""
     status = machine["status"]
-    said = {_run_of_row(row): row for row in status.get("interfaces") or ()} if _is_same_run(status, observed) else {}
+    said = (
+        {_run_of_row(row): row for row in reported_rows(status.get("interfaces"))}
+        if _is_same_run(status, observed)
+        else {}
+    )
     if observed.power in _IS_OFF or observed.power is PowerState.SUSPENDED:
         seen = {}
     found = []

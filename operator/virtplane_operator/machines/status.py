@@ -137,5 +137,5 @@ def _claims_of(machine: Object) -> list[Any]:
     return [
         *forwards,
         *({**row, "portForwards": None} for row in placed),
-        *({**row, "bandwidth": None} for row in seen),
+        *({**row, "bandwidth": None, "seenAddresses": None} for row in seen),
     ]
