@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from virtplane_api.reasons import Reason
-from virtplane_drivers.errors import Refused, Unavailable
+from virtplane_drivers.errors import DriverError, Refused, Unavailable
 from virtplane_drivers.hypervisor.contract import Nic
 from virtplane_drivers.hypervisor.nics import nic_changes
 from virtplane_drivers.hypervisor.qemu import plugging
@@ -44,14 +44,21 @@ class PluggableMachine(ReachableMachine):
         if self.record.running is None:
             return  # its record was lost: nobody knows what it has
         await self._settle(run)
+        await self._change_links(definition.nics)  # first: no guest and no other port holds a cable up
         wanted = {nic.name: nic for nic in definition.nics}
         changes = nic_changes(await self._nics(run), nics_of(definition))
         going = {*changes.unplug, *(nic.name for nic in self._running.nics if nic.stage is NicStage.GOING)}
         if going:
             await self._unplug(run, going)
+        failures: list[DriverError] = []
         for nic in nic_changes(nics_of(self._running), nics_of(definition)).plug:
-            await self._plug(run, wanted[nic.name])
+            try:
+                await self._plug(run, wanted[nic.name])
+            except DriverError as error:
+                failures.append(error)
         await self._change_links(definition.nics)
+        if failures:
+            raise failures[0]
 
     async def _nics(self, run: Run) -> tuple[Nic, ...]:
         """Those of the run, as the contract tells them. An end of a program is not on record: QEMU knows of it.

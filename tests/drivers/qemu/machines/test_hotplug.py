@@ -17,7 +17,7 @@ from tests.drivers.qemu.machines.starting import defined, ticks
 from tests.drivers.qemu.machines.test_guest_acts import command, has_agent
 from tests.drivers.qemu.machines.test_nics import tap_of
 from virtplane_api.vocabulary import DiskFormat, InterfaceModel, PowerState
-from virtplane_drivers.attachment import FileAttachment
+from virtplane_drivers.attachment import FileAttachment, TapAttachment
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Nic, Observed
 from virtplane_drivers.hypervisor.qemu import plugging, suspension
@@ -170,18 +170,23 @@ async def test_a_port_that_cannot_be_joined_leaves_nothing_and_is_asked_for_agai
     await driver.define(desired)
     await driver.start(desired.uid)
     await ticks(driver, desired.uid, 1)
-    nic = lan.nic()
+    other, nic = lan.nic("other", number=2), lan.nic()
+    assert (await changed_to(driver, desired, other)).nics == (other,)
+    pulled, elsewhere = replace(other, link_up=False), TapAttachment(lan.namespace.path, "tmore", "br1", 1500, "more")
+    more = replace(lan.nic("more", number=3), attachment=elsewhere)
+    lan.namespace.ip("link", "add", "br1", "type", "bridge")
     lan.namespace.ip("link", "delete", "br0")
-    await driver.define(replace(desired, nics=(nic,)))
+    await driver.define(replace(desired, nics=(pulled, nic, more)))
     for _ in range(2):
         with pytest.raises(Unavailable, match="interface lan: "):
             await driver.change_nics(desired.uid)
-        assert (await driver.observe(desired.uid)).nics == ()
-    assert lan.taps() == set()
+        # What hinders one holds no other one up, neither its cable nor its plug.
+        assert (await driver.observe(desired.uid)).nics == (pulled, more)
+    assert lan.taps() == {tap_of(other), tap_of(more)}
     lan.namespace.ip("link", "add", "br0", "type", "bridge")
     await driver.change_nics(desired.uid)
-    assert (await driver.observe(desired.uid)).nics == (nic,)
-    assert lan.taps() == {tap_of(nic)}
+    assert (await driver.observe(desired.uid)).nics == (pulled, more, nic)
+    assert lan.taps() == {tap_of(other), tap_of(more), tap_of(nic)}
 
 
 async def test_a_guest_whose_memory_cannot_be_written_runs_on_also_with_an_adapter_on_its_way(
