@@ -71,6 +71,13 @@ def test_a_running_guest_gets_loses_and_is_reached_by_interfaces(live: Live, nam
 
     changed(on("lan"))
     eventually(lambda: page(host, URL) == "", 30)
+    # Another name and another MAC, and the address that it has.
+    [address] = started["status"]["placement"]["interfaces"][0]["ipAddresses"]
+    last = changed({"name": "net0", "networkName": "lan", "ipAddresses": [address]})
+    assert macs(last).isdisjoint(macs(started))
+    eventually(lambda: macs_in_guest(live, namespace) == macs(last), 30)
+    last = live.wait_ready("web", namespace)
+    assert [(row["name"], row["ipAddresses"]) for row in last["status"]["interfaces"]] == [("net0", [address])]
     assert last["status"]["startTime"] == started["status"]["startTime"]
     assert "pendingChanges" not in last["status"]
 

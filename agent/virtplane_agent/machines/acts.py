@@ -38,6 +38,7 @@ IO_RETRY = timedelta(seconds=5)
 _SETTLED = timedelta(seconds=1)
 _SUSPENDING_S = 2.0
 _DISKS_AGAIN_S = 2.0
+_ONCE_REPORTED_S = 0.1
 _DISKS_LATER_S = 10.0
 
 Result = tuple[Outcome, Hindrance | None]
@@ -151,7 +152,7 @@ class Acts:
             observed = await subject.endpoint.driver.observe(subject.uid)
             kept = {nic.name for nic in observed.nics} & set(waiting_interfaces(machine).values())
             # What has gone is reported by this pass, and its address is free for the next one.
-            return (Wait(_DISKS_LATER_S, waits.reason), waits) if kept else (Wait(0.0, waits.reason), None)
+            return (Wait(_DISKS_LATER_S, waits.reason), waits) if kept else (Wait(_ONCE_REPORTED_S, waits.reason), None)
         asked_at, driver = observed.shut_down_asked_at, subject.endpoint.driver
         if asked_at is not None and isinstance(driver, CanShutDown):
             # Asked, and then wanted to run again: an end within the grace period is still the one that was asked for.
@@ -199,7 +200,7 @@ class Acts:
             # A volume that gets ready here wakes its machine; one of another host's does not.
             return Wait(_again_s(desired), desired.reason), desired
         if (waits := waiting(subject.machine)) is not None:
-            return Wait(0.0, waits.reason), waits
+            return Wait(_ONCE_REPORTED_S, waits.reason), waits
         unusable = [disk.name for disk in desired.disks if type(disk.attachment) not in endpoint.facts.attachments]
         if unusable:
             message = f"{endpoint.name} cannot attach the volumes of {', '.join(unusable)}"
