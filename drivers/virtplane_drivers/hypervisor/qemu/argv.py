@@ -60,6 +60,8 @@ class Run:
     grants: Grants
     is_waking: bool = False
     """Wait for the guest's memory (`migrate-incoming`) instead of booting."""
+    is_held: bool = False
+    """Boot when it is told to (`cont`): something is to be done before."""
 
 
 def argv_of(definition: Definition, run: Run) -> list[str]:
@@ -98,6 +100,8 @@ def argv_of(definition: Definition, run: Run) -> list[str]:
         argv += ["-device", json.dumps(nic_device(nic, boot))]
     if run.is_waking:
         argv += ["-incoming", "defer"]
+    elif run.is_held:
+        argv += ["-S"]
     return argv
 
 

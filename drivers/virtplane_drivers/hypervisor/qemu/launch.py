@@ -78,6 +78,7 @@ def launch(
             guest_agent_fd=agent,
             grants=grants,
             is_waking=is_waking,
+            is_held=is_held(record),
         )
         argv = argv_of(definition, run)
         child = spawn(
@@ -89,6 +90,12 @@ def launch(
             cgroups=cgroups,
         )
     return Launched(tuple(argv), child)
+
+
+def is_held(record: Record) -> bool:
+    """Whether its cables are pulled before it boots: QEMU has no adapter that begins without one."""
+    definition = record.definition
+    return definition is not None and not all(nic.link_up for nic in definition.nics)
 
 
 def clear_runs(runtime_folder: Path, uid: str) -> None:

@@ -26,7 +26,7 @@ from virtplane_drivers.host.process import watch_child
 from virtplane_drivers.hypervisor.contract import Exit, Observed
 from virtplane_drivers.hypervisor.qemu import suspension
 from virtplane_drivers.hypervisor.qemu.following import BETWEEN
-from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear_runs, launch
+from virtplane_drivers.hypervisor.qemu.launch import Launched, LaunchSite, clear_runs, is_held, launch
 from virtplane_drivers.hypervisor.qemu.limits import limits_of
 from virtplane_drivers.hypervisor.qemu.monitor import MonitorError, MonitorTimeout
 from virtplane_drivers.hypervisor.qemu.output import last_output
@@ -253,6 +253,9 @@ class Machine(PluggableMachine):
                 await self._read_memory(launched)
             elif self.record.definition is not None:
                 await self._change_links(self.record.definition.nics)
+                if is_held(self.record) and self._run is not None:
+                    # Who is killed before this leaves a guest that is held, its cables out; the next one lets it go on.
+                    await self._run.command("cont")
         except LaunchFailed:
             await self._put_back(before)
             self._unfollow()

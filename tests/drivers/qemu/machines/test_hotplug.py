@@ -18,11 +18,13 @@ from tests.drivers.qemu.machines.test_guest_acts import command, has_agent
 from tests.drivers.qemu.machines.test_nics import tap_of
 from virtplane_api.vocabulary import DiskFormat, InterfaceModel, PowerState
 from virtplane_drivers.attachment import FileAttachment, TapAttachment
-from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.errors import DriverError, Unavailable
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Nic, Observed
 from virtplane_drivers.hypervisor.qemu import plugging, suspension
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
+from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
+from virtplane_drivers.hypervisor.qemu.run import Run
 
 pytestmark = pytest.mark.skipif(not has_lans(), reason="networks take root")
 
@@ -138,6 +140,32 @@ async def test_a_cable_is_out_from_the_start_and_after_the_guest_woke(
     # What was plugged while it ran goes as well as what was there from its start, also after it woke.
     assert (await changed_to(driver, desired)).nics == ()
     assert lan.taps() == set()
+
+
+async def test_a_guest_whose_cable_is_out_boots_once_it_is_and_is_found_by_the_next_driver_when_it_has_not(
+    host: QemuHost, lan: Lan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = lan.nic(link_up=False)
+    desired = replace(defined(host), nics=(down,))
+    command = Run.command
+
+    async def dies_before_it_boots(run: Run, name: str) -> object:
+        if name == "cont":
+            raise MonitorError("killed here")
+        return await command(run, name)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Run, "command", dies_before_it_boots)
+        async with host.open() as driver:
+            await driver.define(desired)
+            with pytest.raises((MonitorError, DriverError)):
+                await driver.start(desired.uid)
+    async with host.open() as driver:
+        seen = await driver.observe(desired.uid)
+        assert (seen.power, seen.nics) == (PowerState.PAUSED, (down,))
+        assert "tick" not in (await driver.serial_log(desired.uid, 65536)).decode()
+        await driver.resume(desired.uid)
+        await ticks(driver, desired.uid, 1)
 
 
 async def test_h38_a_guest_that_lets_an_adapter_go_after_our_time_limit_is_heard(host: QemuHost, lan: Lan) -> None:

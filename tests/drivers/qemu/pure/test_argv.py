@@ -122,6 +122,11 @@ def test_a_machine_that_wakes_waits_for_its_memory_and_is_otherwise_the_same() -
     assert argv_of(machine, replace(run(machine), is_waking=True)) == [*argv(machine), "-incoming", "defer"]
 
 
+def test_a_machine_that_is_held_boots_when_it_is_told_to() -> None:
+    machine = definition(disk("root"))
+    assert argv_of(machine, replace(run(machine), is_held=True)) == [*argv(machine), "-S"]
+
+
 # --- values that could be read as something else ----------------------------------------------------------------------
 
 
