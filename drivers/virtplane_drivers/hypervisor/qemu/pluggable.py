@@ -92,7 +92,7 @@ class PluggableMachine(ReachableMachine):
         if taken or not (running.nic_ports or running.nics):
             return  # until the guest has let go of what is there, or until its next start
         # The order in which it boots from its devices is written at its start.
-        coming = replace(nic, boot_order=None, link_up=True, stage=NicStage.COMING)
+        coming = replace(nic, boot_order=None, stage=NicStage.COMING)
         await self._write(running=running.with_nic(coming))
         try:
             await plugging.plug(await run.monitor(), coming)
@@ -137,6 +137,7 @@ class PluggableMachine(ReachableMachine):
                 await plugging.clear(monitor, nic)
                 await self._write(running=self._running.without_nic(nic.name))
             elif nic.stage is NicStage.COMING:
+                await plugging.set_link(monitor, nic)
                 await self._write(running=self._running.with_nic(replace(nic, stage=NicStage.PLUGGED)))
 
     def _look_what_became_of_nics(self) -> None:

@@ -64,7 +64,7 @@ def sockets_in(said: str) -> Mapping[str, bool]:
 
 
 async def plug(monitor: Monitor, nic: NicDefinition) -> None:
-    """The guest gets an adapter of which there is nothing, its cable in.
+    """The guest gets an adapter of which there is nothing. A cable that is to be out is so from before.
 
     Raises:
         Unavailable: the port cannot be joined now; nothing is left.
@@ -80,10 +80,14 @@ async def plug(monitor: Monitor, nic: NicDefinition) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
         await monitor.execute("netdev_add", network_of(nic, names), timeout_s=_TIMEOUT_S)
+        if not nic.link_up:
+            await set_link(monitor, nic)  # nothing passes by that; the adapter begins with its cable in all the same
         await monitor.execute("device_add", nic_device(nic, {}), timeout_s=_TIMEOUT_S)
     except CommandFailed:
         await clear(monitor, nic)
         raise
+    if not nic.link_up:
+        await set_link(monitor, nic)
 
 
 async def clear(monitor: Monitor, nic: NicDefinition) -> None:
@@ -120,12 +124,12 @@ async def ask_back(monitor: Monitor, names: Sequence[str]) -> None:
 
 
 async def set_link(monitor: Monitor, nic: NicDefinition) -> None:
-    """Put the cable in, or pull it out, as the definition says.
+    """Put the cable in, or pull it out, as the definition says: at the network's end, which takes the adapter's along.
 
     Raises:
         MonitorError: no answer, or there is no such adapter.
     """
-    await monitor.execute("set_link", {"name": f"{NIC_ID}{nic.name}", "up": nic.link_up}, timeout_s=_TIMEOUT_S)
+    await monitor.execute("set_link", {"name": f"{NETWORK_ID}{nic.name}", "up": nic.link_up}, timeout_s=_TIMEOUT_S)
 
 
 def _descriptor_names(nic: NicDefinition) -> list[str]:

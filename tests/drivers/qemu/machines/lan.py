@@ -41,10 +41,13 @@ class Lan:
 
     def port_of(self, mac: str) -> str:
         """Where the bridge has heard that address."""
+        [port] = self.ports_of(mac)
+        return port
+
+    def ports_of(self, mac: str) -> list[str]:
+        """Where the bridge has heard that address, if it has."""
         entries = json.loads(self.namespace.run("bridge", "-json", "fdb", "show", "br", "br0"))
-        return next(
-            str(entry["ifname"]) for entry in entries if entry["mac"] == mac and entry.get("state") != "permanent"
-        )
+        return [str(entry["ifname"]) for entry in entries if entry["mac"] == mac and entry.get("state") != "permanent"]
 
     def listener(self) -> socket.socket:
         """Hears every frame that passes its bridge."""

@@ -21,8 +21,9 @@ from virtplane_drivers.attachment import FileAttachment, TapAttachment
 from virtplane_drivers.errors import DriverError, Unavailable
 from virtplane_drivers.hypervisor.contract import Cpu, Desired, Disk, Nic, Observed
 from virtplane_drivers.hypervisor.qemu import plugging, suspension
+from virtplane_drivers.hypervisor.qemu.definition import NicDefinition
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
-from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
+from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorError
 from virtplane_drivers.hypervisor.qemu.record import Intent, Record, Records
 from virtplane_drivers.hypervisor.qemu.run import Run
 
@@ -121,7 +122,7 @@ async def test_adapters_come_move_and_go_while_a_guest_runs(
 
 
 async def test_a_cable_is_out_from_the_start_and_after_the_guest_woke(
-    host: QemuHost, driver: QemuDriver, lan: Lan
+    host: QemuHost, driver: QemuDriver, lan: Lan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = lan.nic("lan", link_up=False)
     desired = await linux(host, driver, down)
@@ -130,6 +131,22 @@ async def test_a_cable_is_out_from_the_start_and_after_the_guest_woke(
     await changed_to(driver, desired, up)
     await sees(driver, desired.uid, {up.mac: True})
     plugged = lan.nic("plugged", number=2, link_up=False)
+    with monkeypatch.context() as killed:
+        links, pull = list[NicDefinition](), plugging.set_link
+
+        async def fails_once_it_is_plugged(monitor: Monitor, nic: NicDefinition) -> None:
+            links.append(nic)
+            if links.count(nic) > 1:
+                raise MonitorError("killed here")
+            await pull(monitor, nic)
+
+        killed.setattr(plugging, "set_link", fails_once_it_is_plugged)
+        with pytest.raises((MonitorError, DriverError)):
+            await changed_to(driver, desired, down, plugged)
+        # The guest sees a cable; nothing passes.
+        await sees(driver, desired.uid, {down.mac: False, plugged.mac: True})
+        await in_guest(driver, desired.uid, f"mac={plugged.mac}\n{SPEAK}")
+        assert lan.ports_of(plugged.mac) == []
     await changed_to(driver, desired, down, plugged)
     await sees(driver, desired.uid, {down.mac: False, plugged.mac: False})
     await until_suspended(driver, desired.uid)
