@@ -249,6 +249,8 @@ class Machine(PluggableMachine):
         try:
             await self._greet(launched)
             await self._groups.move(before.uid, process.identity.pid, cgroups)
+            if self._run is not None:
+                await self._until_joined(self._run)
             if waking:
                 await self._read_memory(launched)
             elif self.record.definition is not None:

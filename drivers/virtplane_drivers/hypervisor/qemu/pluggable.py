@@ -7,6 +7,7 @@ act. Killed in between, the next driver asks QEMU what there is::
                └── QEMU has no such adapter: (none)                └── it has it still: asked again
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -76,6 +77,13 @@ class PluggableMachine(ReachableMachine):
             return bool(nic.socket) and not is_there.get(nic.name, nic.stage is not NicStage.GOING)
 
         return tuple(replace(nic.nic, is_cut_off=is_cut_off(nic)) for nic in running.nics)
+
+    async def _until_joined(self, run: Run) -> None:
+        """At the start of a run: its sockets are joined, or cut off, and not on their way."""
+        sockets = [nic.name for nic in self._running.nics if nic.socket]
+        if sockets:
+            with contextlib.suppress(MonitorError):  # what it does is seen in `observe`
+                await plugging.until_joined(await run.monitor(), sockets)
 
     async def _unplug(self, run: Run, names: set[str]) -> None:
         definition = self._running

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.hypervisor.qemu.argv import NETWORK_ID, NIC_ID, network_of, nic_device
@@ -20,6 +20,8 @@ from virtplane_drivers.hypervisor.qemu.monitor import CommandFailed, EventsLost,
 _TIMEOUT_S = 10.0
 _LOOK_TIMEOUT_S = 4.0
 """Of what is asked beside each look at a machine."""
+JOIN_TIMEOUT_S = 2.0
+"""What a socket is to be joined to may have ended before QEMU came to it."""
 UNPLUG_TIMEOUT_S = 5.0
 """How long a guest has to let an adapter go before its machine is let alone: one that boots, is held or knows no
 hot-plug never answers. What it does later is heard all the same."""
@@ -56,6 +58,22 @@ async def sockets(monitor: Monitor) -> Mapping[str, bool]:
     except CommandFailed:
         return {}  # a QEMU without it: nobody knows
     return sockets_in(str(answer))
+
+
+async def until_joined(monitor: Monitor, names: Collection[str]) -> None:
+    """Returns once QEMU has joined the sockets of these adapters, or after `JOIN_TIMEOUT_S`.
+
+    It does so beside the rest of its start: until then they look like ones that are cut off.
+
+    Raises:
+        MonitorError: no answer.
+    """
+    said = "NETDEV_STREAM_CONNECTED", "NETDEV_STREAM_DISCONNECTED"
+    with monitor.events(*said) as news, contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(JOIN_TIMEOUT_S):
+            while not all(one for name, one in (await sockets(monitor)).items() if name in names):
+                with contextlib.suppress(EventsLost):
+                    await news.get()
 
 
 def sockets_in(said: str) -> Mapping[str, bool]:
