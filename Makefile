@@ -16,6 +16,8 @@ VENV := .venv
 IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
 EXTRAS := operator,agent,dev
+# Kills at each await of a life: `pytest` tries a sample of them, `make test-long` all.
+RECOVERY := tests/drivers/qemu/recovery tests/drivers/network/linux/recovery
 # A cluster that exists needs no control plane of ours.
 CONTROL_PLANE := $(if $(CLUSTER),,cluster-binaries)
 
@@ -29,11 +31,11 @@ run: setup system-packages $(CONTROL_PLANE) ## Boot the quickstart VM in a contr
 smoke: setup system-packages $(CONTROL_PLANE) ## The same without the waiting: ends once the guest has printed and all is cleaned up
 	@$(IN_VENV) -m tests.cluster.quickstart --smoke $(if $(CLUSTER),--cluster $(CLUSTER))
 
-test: setup test-packages cluster-binaries ## All tests; ARGS="-k name" chooses
-	$(IN_VENV) -m pytest $(ARGS)
+test: setup test-packages cluster-binaries ## All tests that take seconds; ARGS="-k name" chooses
+	$(IN_VENV) -m pytest $(RECOVERY:%=--ignore=%) --durations=20 $(ARGS)
 
-test-long: setup test-packages cluster-binaries ## What takes minutes: kills at every await of a machine's and a network's life
-	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest tests/drivers/qemu/recovery tests/drivers/network/linux/recovery $(ARGS)
+test-long: setup test-packages cluster-binaries ## What takes minutes: kills at every await, Leases that run out
+	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest $(RECOVERY) $(ARGS)
 	$(IN_VENV) -m pytest -m long $(ARGS)
 
 check: setup ## Linters, types, import rules, drift of the CRDs, the chart

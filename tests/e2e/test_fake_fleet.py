@@ -147,6 +147,7 @@ def test_a_cordoned_hypervisor_gets_no_new_machine_and_keeps_its_own(fleet: Live
     fleet.wait_ready("after", namespace)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)  # an agent is silent after 40 s, and not before
 def test_machines_of_a_silent_agent_are_unknown_until_it_is_back_and_nothing_else_happens(
     fleet: Live, namespace: str

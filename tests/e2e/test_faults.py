@@ -73,6 +73,7 @@ def test_a_guest_that_crashes_while_the_api_server_is_away_is_restarted_and_told
     goes_on(live, calm, before)
 
 
+@pytest.mark.long
 def test_a_hung_machine_is_unknown_in_time_and_disturbs_no_other(live: Live, namespace: str) -> None:
     hung, lively = machine_with(live, "hung", namespace), machine_with(live, "lively", namespace)
     [pid] = live.pids(hung)
@@ -180,6 +181,7 @@ def test_an_agent_with_another_cluster_s_kubeconfig_touches_no_guest(live: Live,
     goes_on(live, machine, before)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)  # the Lease of an operator that was killed lasts 40 s
 def test_agents_work_on_while_the_operator_is_away(live: Live, namespace: str) -> None:
     machine = machine_with(live, "web", namespace)

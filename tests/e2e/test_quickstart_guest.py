@@ -33,6 +33,7 @@ def test_a_guest_boots_stops_in_order_and_starts_again_from_its_own_disk(live: L
     eventually(lambda: f"{BOOT_NUMBER_PREFIX}2" in live.serial(machine), 60)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)  # the Lease of an operator that was killed lasts 40 s
 def test_a_guest_does_not_notice_that_agent_and_operator_are_killed(live: Live, namespace: str) -> None:
     source = live.images.source("quickstart.qcow2")

@@ -27,7 +27,7 @@ from virtplane_drivers.hypervisor.contract import Desired
 from virtplane_drivers.hypervisor.qemu.driver import QemuDriver
 
 EVERY = int(os.environ.get("VIRTPLANE_EVERY_AWAIT", "23"))
-"""Each how many-th point is tried: `make test` takes a sample, `make test-long` takes all (1)."""
+"""Each how many-th point is tried: `pytest` alone takes a sample, `make test-long` takes all (1)."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from virtplane_drivers.network.contract import Network, NetworkState
 from virtplane_drivers.network.linux.names import tap_name
 
 EVERY = int(os.environ.get("VIRTPLANE_EVERY_AWAIT", "23"))
-"""Each how many-th point is tried: `make test` takes a sample, `make test-long` takes all (1)."""
+"""Each how many-th point is tried: `pytest` alone takes a sample, `make test-long` takes all (1)."""
 
 pytestmark = pytest.mark.timeout(2400)
 
