@@ -35,7 +35,7 @@ from virtplane_api.names import (
     agent_lease_name,
 )
 from virtplane_drivers.errors import DriverError
-from virtplane_drivers.network.linux.allowances import BridgeVlans
+from virtplane_drivers.network.linux.allowances import BridgeVlans, check_bridge_name
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
@@ -192,10 +192,11 @@ def _transit_cidr(text: str) -> IPv4Network:
 
 
 def _bridge(text: str) -> str | BridgeVlans:
-    if text and ":" not in text:
-        return text
     try:
-        return BridgeVlans.parse(text)
+        if not text or ":" in text:
+            return BridgeVlans.parse(text)
+        check_bridge_name(text)
+        return text
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
