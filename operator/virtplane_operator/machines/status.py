@@ -133,8 +133,9 @@ def gives_up_claims(old: Object, new: Object) -> bool:
 
 def _takes_up_a_change(old: Object, new: Object) -> bool:
     """What a placement gave up, and its agent never reported, is held until the agent has heard of that."""
-    has_spoken = bool(old.get("status", {}).get("host"))
-    return has_spoken and agent_has_taken_over(new, placement_of(new)) and not agent_has_taken_over(old, placement_of(old))
+    had_spoken = bool(old.get("status", {}).get("host"))
+    before, after = (agent_has_taken_over(one, placement_of(one)) for one in (old, new))
+    return had_spoken and after and not before
 
 
 def _claims_of(machine: Object) -> list[Any]:

@@ -152,7 +152,6 @@ def test_it_is_told_which_network_a_machine_has_let_go_of_also_when_that_shows_i
 def test_it_is_told_which_network_a_placement_that_was_refused_does_not_take(kept: Kept) -> None:
     machine = kept.tell(None)
     with pytest.raises(Conflict), kept.claims.assumed(machine, wanted("10.20.0.2")):
-        assert kept.let_go == []
         raise Conflict("it changed", status=409)
     assert kept.let_go == ["lan-uid"]
 
