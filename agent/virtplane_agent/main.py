@@ -35,11 +35,13 @@ from virtplane_api.names import (
     agent_lease_name,
 )
 from virtplane_drivers.errors import DriverError
-from virtplane_drivers.network.linux.allowances import BridgeVlans
+from virtplane_drivers.network.linux.allowances import BridgeVlans, check_bridge_name
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 MAX_TRANSIT_PREFIX = 24
+_NO_ADDRESSES_OF_LINKS = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")
+"""This host, loopback, multicast and reserved: nothing that is routed by way of them arrives."""
 T = TypeVar("T")
 
 
@@ -186,16 +188,21 @@ def _transit_cidr(text: str) -> IPv4Network:
         network = IPv4Network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no IPv4 network: {error}") from error
+    if any(network.overlaps(IPv4Network(one)) for one in _NO_ADDRESSES_OF_LINKS):
+        raise argparse.ArgumentTypeError(
+            f"{text} holds addresses that no link can have; give private or link-local ones"
+        )
     if network.prefixlen > MAX_TRANSIT_PREFIX:
         raise argparse.ArgumentTypeError(f"{text} is too small: each network takes two addresses, give at least a /24")
     return network
 
 
 def _bridge(text: str) -> str | BridgeVlans:
-    if text and ":" not in text:
-        return text
     try:
-        return BridgeVlans.parse(text)
+        if not text or ":" in text:
+            return BridgeVlans.parse(text)
+        check_bridge_name(text)
+        return text
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

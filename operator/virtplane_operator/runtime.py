@@ -72,7 +72,7 @@ class Operator:
         self._usage = Usage()
         self._events = EventRecorder(client, controller=OPERATOR_FIELD_MANAGER, instance=identity)
         self._health = AgentHealth(client, system_namespace, self._agent_flipped)
-        self._claims = Claims(self._contested)
+        self._claims = Claims(self._contested, self._let_go)
         self._catalog = Catalog(self.store, self._claims)
         candidates = Candidates(self.store, self._usage, self._claims, self._health)
         self._machines = MachineReconciler(
@@ -196,6 +196,17 @@ class Operator:
 
     def _contested(self, machine: Key) -> None:
         self._loops[VIRTUAL_MACHINES.plural].enqueue(machine)
+
+    def _let_go(self, network_uid: str) -> None:
+        """What no placement and no report shows: claims that end as an agent takes up a placement, or by a refusal."""
+        key = self._catalog.key_of(network_uid)
+        network = self.store.get(NETWORKS, key) if key is not None else None
+        if network is None or key is None:
+            return
+        if is_being_deleted(network):
+            self._loops[NETWORKS.plural].enqueue(key)
+        else:
+            self._loops[NETWORKS.plural].enqueue_after(key, COUNT_EVERY_S)
 
     def _room_may_have_come(self) -> None:
         for key in self._machines.pending:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from virtplane_agent.endpoints import GIVES, HYPERVISOR_DRIVERS, Settings, open_endpoints
+from virtplane_agent.main import argument_parser
 
 
 def settings(folder: Path) -> Settings:
@@ -45,3 +46,12 @@ def test_an_agent_holds_the_code_of_the_drivers_it_was_asked_for_only() -> None:
     drivers |= {f"virtplane_drivers.storage.{name}" for name in GIVES}
     assert {"virtplane_agent.runtime", "virtplane_drivers.hypervisor.contract"} <= set(loaded.split())
     assert not {*drivers, "oslo_utils"} & set(loaded.split())
+
+
+@pytest.mark.parametrize(
+    "cidr", ["127.0.0.0/24", "224.0.0.0/16", "0.0.0.0/0", "10.0.0.1/24", "10.0.0.0/25", "fd00::/64"]
+)
+def test_a_transit_that_no_link_can_have_is_refused_at_the_start(cidr: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        argument_parser().parse_args(["--transit-cidr", cidr])
+    assert f"argument --transit-cidr: {cidr}" in capsys.readouterr().err.replace("'", "")

@@ -96,6 +96,10 @@ GOOD: list[tuple[str, Object]] = [
             peers={"matchLabels": {"role": "front"}},
         ),
     ),
+    (
+        "a label with a prefix",
+        walled(peers={"matchLabels": {"shop.test/role": "", "Tier": "v1.2_x"}}),
+    ),
     ("a firewall rule for every machine", walled(peers={"matchLabels": {}})),
     (
         "a machine's firewall",
@@ -227,6 +231,16 @@ BAD: list[tuple[str, Object, str]] = [
     ("firewall bits behind the prefix", walled(cidrs=["192.0.2.1/24"]), "no bits may be set behind the prefix"),
     ("no firewall ports at all", walled(protocol="TCP", ports=[]), "should have at least 1 items"),
     ("firewall peers without labels", walled(peers={}), "spec.firewall.rules[0].peers.matchLabels: Required value"),
+    (
+        "a label that no machine can carry",
+        walled(peers={"matchLabels": {"role": "front end"}}),
+        "spec.firewall.rules[0].peers.matchLabels.role: Invalid value",
+    ),
+    (
+        "a label of a name that is none",
+        walled(peers={"matchLabels": {"the role": "front"}}),
+        "spec.firewall.rules[0].peers.matchLabels: Invalid value: the name of a label is of letters, digits",
+    ),
     ("two firewall rules of one name", walled("web", "web"), "Duplicate value"),
     (
         "more firewall rules than there may be",

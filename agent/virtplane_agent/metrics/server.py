@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from virtplane_agent.metrics import snapshot
 from virtplane_agent.metrics.address import AddressUnusable, ListenAddress
@@ -14,6 +15,15 @@ from virtplane_agent.metrics.subject import Subject
 from virtplane_drivers.host.blocking import in_thread
 
 _log = logging.getLogger(__name__)
+
+
+def _is_fault_of_ours(record: logging.LogRecord) -> bool:
+    """A request that is none was answered with 400: a traceback for each would let whoever gets there fill the log."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_server_log = logging.getLogger(f"{__name__}.aiohttp")
+_server_log.addFilter(_is_fault_of_ours)
 
 GOODBYE_S = 1.0
 """What a scrape that is under way is given when the agent ends."""
@@ -31,13 +41,15 @@ async def serving(address: ListenAddress, subject: Subject) -> AsyncIterator[lis
     application.add_routes(
         [web.get("/metrics", pages.metrics), web.get("/healthz", pages.healthz), web.get("/readyz", pages.readyz)]
     )
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=GOODBYE_S)
+    runner = web.AppRunner(application, access_log=None, logger=_server_log, shutdown_timeout=GOODBYE_S)
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, address.host, address.port).start()
         except OSError as error:
             raise AddressUnusable(f"cannot listen at {address}: {error.strerror or error}") from error
+        except UnicodeError as error:  # of a name that DNS could not carry
+            raise AddressUnusable(f"cannot listen at {address}: {error}") from error
         bound = [ListenAddress(name[0], name[1]) for name in runner.addresses]
         for one in bound:
             _log.info("metrics at http://%s/metrics", one)

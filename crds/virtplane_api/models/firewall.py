@@ -12,6 +12,9 @@ MAX_RULES = 64
 MAX_PORTS = 16
 MAX_CIDRS = 32
 
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+"""As a label of an object: no machine could carry another one, so that such a rule would never match."""
+
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -35,7 +38,15 @@ class PortRange(StructuralModel):
 class PeerSelector(StructuralModel):
     """Machines of the same namespace, by labels that they carry, all of them."""
 
-    match_labels: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)] = Field(
+    cel_rules = (
+        CelRule(
+            rule="self.matchLabels.all(name, !format.qualifiedName().validate(name).hasValue())",
+            message="the name of a label is of letters, digits, '-', '_' and '.', for example role or shop.test/role",
+            field_path=".matchLabels",
+        ),
+    )
+
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=16)] = Field(
         description="Label names and values. {}: every machine of the namespace.", examples=[{"role": "frontend"}]
     )
 

@@ -132,7 +132,7 @@ class Ipv6Subnet(StructuralModel):
         default=None,
         description=(
             "How machines get their addresses. DHCP, the default: DHCPv6. Static: nobody does. SLAAC: each chooses "
-            "within the network, and none is claimed or shown; not of mode User or Overlay. Not changed to or from "
+            "within the network, and none is claimed; not of mode User or Overlay. Not changed to or from "
             "SLAAC while a machine is on the network."
         ),
         examples=["DHCP"],

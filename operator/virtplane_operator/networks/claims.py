@@ -80,11 +80,20 @@ _NOBODY = _Network()
 class Claims:
     """Who holds what."""
 
-    def __init__(self, on_contest: Callable[[Key], None] = lambda _key: None) -> None:
-        """`on_contest` is told of each holder of what gets a second holder, or has one less."""
+    def __init__(
+        self,
+        on_contest: Callable[[Key], None] = lambda _key: None,
+        on_let_go: Callable[[str], None] = lambda _network_uid: None,
+    ) -> None:
+        """`on_contest` is told of each holder of what gets a second holder, or has one less.
+
+        `on_let_go` is told of each network, by UID, in which a machine holds less than before, for whatever reason:
+        also because its agent has taken up a placement, or a placement could not be written.
+        """
         self.in_use_revision = 0
         """Changes whenever a network gets its first interface or loses its last one."""
         self._on_contest = on_contest
+        self._on_let_go = on_let_go
         self._machines: dict[str, _Machine] = {}
         self._assumed: dict[str, _Machine | None] = {}
         """Of machines whose claims are being written: what the store says that they hold."""
@@ -210,6 +219,8 @@ class Claims:
         if machine is not None and (machine.interfaces or machine.ports):
             self._machines[uid] = machine
             self._add(machine)
+        for network_uid in _networks_of(before) - _networks_of(machine):
+            self._on_let_go(network_uid)
 
     def _add(self, machine: _Machine) -> None:
         holder = machine.holder
@@ -326,6 +337,11 @@ def _contest(machine: _Machine, reason: str, what: str, holders: Holders) -> Ite
         others = tuple(holder for holder in holders if holder.uid != machine.holder.uid)
         if others:
             yield Contest(reason, what, others)
+
+
+def _networks_of(machine: _Machine | None) -> Counter[str]:
+    """How many interfaces it holds in which networks, by UID."""
+    return Counter(row["networkUID"] for row in machine.interfaces) if machine is not None else Counter()
 
 
 def _count_down(counter: Counter[Any], what: Any) -> None:

@@ -1,10 +1,15 @@
 """What a network's spec says against itself, where neither its schema nor CEL can tell."""
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from virtplane_api.vocabulary import NetworkMode
 from virtplane_operator.networks.addresses import VERSIONS, Subnet, Unusable, Version, text_of
+
+_OUT_BY_THE_HOST = (NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.OVERLAY)
+_RESERVED = ip_network("240.0.0.0/4")
+"""RFC 1112, 4: many systems take no such address. The last one is the broadcast of every network."""
 
 
 def contradiction_in(spec: Mapping[str, Any], subnets: Mapping[Version, Subnet]) -> str:
@@ -19,8 +24,17 @@ def _contradictions(spec: Mapping[str, Any], subnets: Mapping[Version, Subnet]) 
     for version in VERSIONS:
         if version in subnets:
             yield from _in_subnet(f"spec.ipv{version}", spec[f"ipv{version}"], subnets[version])
+    first: dict[IPv4Network | IPv6Network, int] = {}
     for index, route in enumerate(spec.get("routes") or ()):
-        yield from _in_route(f"spec.routes[{index}]", route, subnets)
+        field, destination = f"spec.routes[{index}]", ip_network(route["destination"])
+        yield from _in_route(field, route, subnets)
+        if not destination.prefixlen and spec["mode"] in _OUT_BY_THE_HOST:
+            yield (
+                f"{field}.destination: the way to {destination} of mode {spec['mode']} is by the host; route other "
+                f"networks, or take mode Isolated"
+            )
+        if first.setdefault(destination, index) != index:
+            yield f"{field}.destination: spec.routes[{first[destination]}] leads to {destination} too; leave one out"
 
 
 def _in_subnet(field: str, spec: Mapping[str, Any], subnet: Subnet) -> Iterator[str]:
@@ -52,6 +66,7 @@ def _special(subnet: Subnet) -> str:
         (cidr.is_loopback, "loopback"),
         (cidr.is_multicast, "multicast"),
         (cidr.is_link_local, "link-local"),
+        (cidr.overlaps(_RESERVED), "reserved"),
     ):
         if found:
             return name

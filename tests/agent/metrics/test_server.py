@@ -115,6 +115,24 @@ async def test_an_address_that_is_taken_cannot_be_listened_at() -> None:
         assert again == [address]
 
 
+async def test_a_name_that_cannot_be_looked_up_cannot_be_listened_at() -> None:
+    with pytest.raises(AddressUnusable, match=r"cannot listen at a+:0: "):
+        async with serving(ListenAddress("a" * 64, 0), Subject()):
+            pass
+
+
+@pytest.mark.parametrize("request_line", [b"GET /metrics HTTP/9.9", b"\x16\x03\x01\x02\x00", b"GET " + b"/" * 100_000])
+async def test_a_request_that_is_none_is_refused_and_fills_no_log(
+    request_line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(ANY, Subject()) as [address]:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(request_line + b"\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
+        writer.close()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_an_agent_that_cannot_listen_does_not_start_and_names_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

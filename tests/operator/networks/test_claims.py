@@ -26,7 +26,8 @@ class Kept:
 
     def __init__(self) -> None:
         self.contested: list[Key] = []
-        self.store, self.claims = Store(), Claims(self.contested.append)
+        self.let_go: list[str] = []
+        self.store, self.claims = Store(), Claims(self.contested.append, self.let_go.append)
         self.store.listen(self.claims.observe)
         self._version = 0
 
@@ -138,6 +139,21 @@ def test_what_is_given_up_is_held_until_the_agent_says_that_the_guest_has_it_no_
     assert sorted(kept.held()) == ["10.20.0.2", *new]
     given_up(kept, 2, *now, heard=2, now=now)
     assert sorted(kept.held()) == new
+
+
+def test_it_is_told_which_network_a_machine_has_let_go_of_also_when_that_shows_in_a_token_alone(kept: Kept) -> None:
+    given_up(kept, 1, heard=1, now=[ROW])
+    given_up(kept, 2, heard=1, now=[MOVED])
+    assert kept.let_go == []
+    given_up(kept, 2, heard=2, now=[MOVED])
+    assert kept.let_go == ["lan-uid"]
+
+
+def test_it_is_told_which_network_a_placement_that_was_refused_does_not_take(kept: Kept) -> None:
+    machine = kept.tell(None)
+    with pytest.raises(Conflict), kept.claims.assumed(machine, wanted("10.20.0.2")):
+        raise Conflict("it changed", status=409)
+    assert kept.let_go == ["lan-uid"]
 
 
 def test_an_operator_that_starts_knows_what_guests_still_have(kept: Kept) -> None:

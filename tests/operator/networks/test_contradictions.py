@@ -11,6 +11,7 @@ from virtplane_operator.networks.claims import Claims
 
 V4 = {"cidr": "10.20.0.0/24"}
 V6 = {"cidr": "fd00:20::/64"}
+BY_FIVE = {"via": "10.20.0.5"}
 
 
 def contradiction(**spec: Any) -> str:
@@ -44,6 +45,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
      "spec.ipv4.cidr: 169.254.64.0/24 holds link-local addresses, which no machine can have; take another network"),
     ("no address at all", {"ipv6": {"cidr": "::/64"}},
      "spec.ipv6.cidr: ::/64 holds unspecified addresses, which no machine can have; take another network"),
+    ("reserved", {"ipv4": {"cidr": "255.255.255.0/24"}},
+     "spec.ipv4.cidr: 255.255.255.0/24 holds reserved addresses, which no machine can have; take another network"),
+    ("a default route beside that of the host", {"ipv4": V4, "routes": [{"destination": "0.0.0.0/0"} | BY_FIVE]},
+     ("spec.routes[0].destination: the way to 0.0.0.0/0 of mode NAT is by the host; route other networks, or take "
+      "mode Isolated")),
+    ("two ways to one network", {"ipv4": V4, "routes": [{"destination": "10.9.0.0/16"} | BY_FIVE] * 2},
+     "spec.routes[1].destination: spec.routes[0] leads to 10.9.0.0/16 too; leave one out"),
     ("a route of the other family", {"ipv4": V4, "routes": [{"destination": "fd00::/64", "via": "10.20.0.5"}]},
      "spec.routes[0]: 10.20.0.5 cannot be the way to fd00::/64, which is of the other family"),
     ("a route by the gateway", {"ipv4": V4, "routes": [{"destination": "10.9.0.0/16", "via": "10.20.0.1"}]},
@@ -64,7 +72,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("two families", {"ipv4": V4, "ipv6": V6}),
     ("ranges beside the gateway", {"ipv4": V4 | excluded("10.20.0.2", "10.20.0.9")}),
     ("the first one excluded, and no gateway", {"ipv4": V4 | {"gateway": "None"} | excluded("10.20.0.1", "10.20.0.9")}),
-    ("a default route by a machine", {"ipv4": V4, "routes": [{"destination": "0.0.0.0/0", "via": "10.20.0.5"}]}),
+    ("a default route by a machine, where there is no other",
+     {"mode": "Isolated", "ipv4": V4, "routes": [{"destination": "0.0.0.0/0"} | BY_FIVE]}),
     ("a route by an address that is kept for it",
      {"ipv4": V4 | excluded("10.20.0.2", "10.20.0.9"), "routes": [{"destination": "10.9.0.0/16", "via": "10.20.0.5"}]}),
     ("a bridge of which nothing is known", {"mode": "Bridge", "bridge": {"name": "br-lan"}}),

@@ -72,6 +72,11 @@ class Cluster:
         eventually(lambda: self.ready(kind, name).get("reason") == reason)
         return str(self.ready(kind, name)["message"])
 
+    def wait_event(self, name: str, reason: str) -> None:
+        told = ("get", "events", "-n", self.namespace, "-o", "name")
+        chosen = ("--field-selector", f"involvedObject.name={name},reason={reason}")
+        eventually(lambda: bool(self.kubectl(*told, *chosen).strip()))
+
     def wait_used(self, used: int) -> Object:
         eventually(lambda: self.get("vpnet", "lan")["status"].get("used") == used)
         status: Object = self.get("vpnet", "lan")["status"]
@@ -357,6 +362,24 @@ def test_a_given_up_address_is_another_s_once_the_agent_says_that_the_guest_has_
     assert not cluster.get("vpvm", "db")["status"].get("placement")
     cluster.host.says(cluster.get("vpvm", "web"), interfaces=[])
     cluster.wait_placed("db")
+
+
+def test_what_was_given_up_and_never_reported_is_free_once_the_agent_has_heard_of_it(cluster: Cluster) -> None:
+    nine, ten = (LAN | {"ipAddresses": [f"10.20.0.{number}"]} for number in (9, 10))
+    cluster.apply(cluster.network(), cluster.network("wan", "10.21.0.0/24"))
+    cluster.apply(cluster.vm("web", nine, {"name": "wan", "networkName": "wan"}))
+    cluster.host.says(cluster.wait_placed("web"))
+    cluster.apply(cluster.vm("db", nine))
+    cluster.wait_reason("vpvm", "db", "AddressInUse")
+    # The agent, which may be plugging both in this moment, has reported neither.
+    cluster.apply(cluster.vm("web", ten))
+    eventually(lambda: len(placed_rows(cluster.get("vpvm", "web"))) == 1)
+    cluster.delete("vpnet", "wan")
+    cluster.wait_event("wan", "InUse")
+    cluster.host.says(cluster.get("vpvm", "web"))
+    cluster.kubectl("wait", "--for=delete", "vpnet/wan", "-n", cluster.namespace, "--timeout=20s")
+    [row] = placed_rows(cluster.wait_placed("db"))
+    assert row["ipAddresses"] == ["10.20.0.9"]
 
 
 def test_a_change_that_cannot_be_had_is_said_and_comes_when_it_can(cluster: Cluster) -> None:

@@ -4,6 +4,8 @@ A bridge of the host leads to whatever that is joined to, and a route of the hos
 given by the agent's flags, and nothing is without them.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -13,10 +15,17 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import IpNetwork, Network
 
+_MAX_NAME_BYTES = 15
 _FIRST_VLAN, _LAST_VLAN = 1, 4094
 """0 is a frame without one, 4095 is reserved (IEEE 802.1Q, 9.6)."""
 MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.BRIDGE, NetworkMode.OVERLAY})
 """That the driver has where all is allowed."""
+
+
+def check_bridge_name(name: str) -> None:
+    """Raises ValueError of a name that no network device can have (Linux: dev_valid_name)."""
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES or re.search(r"[\s/:]", name) or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name of a bridge: at most {_MAX_NAME_BYTES} bytes, no space, '/' or ':'")
 
 
 class BridgeVlans(NamedTuple):
@@ -31,8 +40,10 @@ class BridgeVlans(NamedTuple):
         """Of `NAME:VLAN` or `NAME:FIRST-LAST`. Raises ValueError, which says what is wrong."""
         bridge, _, vlans = text.partition(":")
         first, dash, last = vlans.partition("-")
-        if not bridge or not all(number.isdecimal() for number in (first, last if dash else first)):
+        numbers = (first, last if dash else first)
+        if not bridge or not all(number.isascii() and number.isdecimal() for number in numbers):
             raise ValueError(f"{text!r} is not of the form NAME, NAME:VLAN or NAME:FIRST-LAST")
+        check_bridge_name(bridge)
         found = cls(bridge, int(first), int(last if dash else first))
         if not _FIRST_VLAN <= found.first <= found.last <= _LAST_VLAN:
             raise ValueError(f"{text!r}: VLANs are from {_FIRST_VLAN} to {_LAST_VLAN}, the lower one first")

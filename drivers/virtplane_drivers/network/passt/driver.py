@@ -67,6 +67,8 @@ class PasstNetworks(NetworkDriver):
         self._watchers: dict[Path, asyncio.Task[None]] = {}
         self._hints = Hints()
         self._deaths = Deaths()
+        self._refusals: dict[Path, tuple[tuple[str, str], str]] = {}
+        """By port: which one it is, and the last words of a passt that could not be started for it."""
         self._timers: dict[Path, asyncio.TimerHandle] = {}
         self._hierarchies: Hierarchies | None = None
 
@@ -102,10 +104,12 @@ class PasstNetworks(NetworkDriver):
         if ports is None:
             return NO_NETWORK
         served = frozenset(key for folder, key in ports.items() if self._is_alive(folder))
-        if len(served) == len(ports):
+        refusals = dict(refused for folder, refused in self._refusals.items() if folder.parent.name == uid)
+        lost = sorted({*ports.values(), *refusals} - served)
+        if not lost:
             return ObservedNetwork(NetworkState.READY, ports=served)
-        lost = sorted("/".join(key) for key in set(ports.values()) - served)
-        message = f"passt of {', '.join(lost)} ended; it is started again"
+        said = next((f" ({refusals[key]})" for key in lost if refusals.get(key)), "")
+        message = f"passt of {', '.join(map('/'.join, lost))} ended; it is started again{said}"
         return ObservedNetwork(NetworkState.FAILED, Reason.NETWORK_ERROR, message, served)
 
     async def apply(self, network: Network) -> None:
@@ -122,7 +126,9 @@ class PasstNetworks(NetworkDriver):
                 # A machine that nobody describes any more runs on, and is served.
                 if folder not in wanted and not await self._is_joined(folder):
                     await self._end(folder)
-                    self._deaths.forget(folder)
+                    self._forget(folder)
+            for folder in [one for one in self._refusals if one.parent.name == network.uid and one not in wanted]:
+                self._forget(folder)
             for folder, port in wanted.items():
                 told = tuple(process.arguments(network, port, folder))
                 is_so = self._is_alive(folder) and self._running[folder][1] == told
@@ -136,7 +142,8 @@ class PasstNetworks(NetworkDriver):
         """The socket that passt listens at: for one hypervisor, and after it for the next."""
         wait_s = self._deaths.wait_s(folder := self._port_folder(network.uid, port))
         if wait_s and not self._is_alive(folder):
-            message = f"passt of {'/'.join(port.key)} ended again and again: it is started less and less often"
+            said = f" ({words})" if (words := self._refusals.get(folder, ("", ""))[1]) else ""
+            message = f"passt of {'/'.join(port.key)} ended again and again: it is started less and less often{said}"
             raise Unavailable(message, reason=Reason.NETWORK_ERROR, retry_after_s=wait_s)
         return StreamAttachment(self._port_folder(network.uid, port) / SOCKET)
 
@@ -149,7 +156,9 @@ class PasstNetworks(NetworkDriver):
                 raise Unavailable(message, reason=Reason.NETWORK_IN_USE, retry_after_s=30.0)
         for folder in folders | set(await in_thread(_port_folders, self._folder / uid)):
             await self._end(folder)
-            self._deaths.forget(folder)
+            self._forget(folder)
+        for folder in [one for one in self._refusals if one.parent.name == uid]:
+            self._forget(folder)
         with contextlib.suppress(FileNotFoundError):
             await in_thread(shutil.rmtree, self._folder / uid)
 
@@ -192,12 +201,18 @@ class PasstNetworks(NetworkDriver):
             async with asyncio.timeout(START_TIMEOUT_S):
                 while self._is_alive(folder):
                     if (await self._state(folder)).listens:
+                        self._refusals.pop(folder, None)
                         return
                     await asyncio.sleep(_LOOK_S)
         said = await in_thread(_last_words, folder)
         await self._end(folder)
+        self._refusals[folder] = (port.key, said)
         message = f"passt does not serve {'/'.join(port.key)}: {said or 'it does not listen'}"
         raise Unavailable(message, reason=Reason.NETWORK_ERROR)
+
+    def _forget(self, folder: Path) -> None:
+        self._deaths.forget(folder)
+        self._refusals.pop(folder, None)
 
     async def _is_joined(self, folder: Path) -> bool:
         """Not by a hypervisor that has just ended: its passt may not have seen it yet."""

@@ -27,8 +27,10 @@ _AT_SOCKET = "--socket="
 FIRST_USER = 2_010_000_000
 """As unused by anybody as those of machines, which end before it."""
 _MAX_OUTPUT_BYTES = 1 << 16
-_LISTENS, _CONNECTED = "01", "03"
-"""States of a socket in /proc/net/unix."""
+_ACCEPTS = 0x10000
+"""Among the flags of a socket in /proc/net/unix (__SO_ACCEPTCON): one that is bound alone refuses who connects."""
+_CONNECTED = "03"
+"""State of a socket there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,11 @@ class SocketState:
 
 def socket_state(path: Path) -> SocketState:
     """Of a socket by its path. Blocking, within the namespace of who opened it."""
-    states = set()
+    listens = joined = False
     # Not /proc/net: that is of the process's first thread.
     for line in Path("/proc/thread-self/net/unix").read_text().splitlines()[1:]:
         fields = line.split(maxsplit=7)
         if fields[-1] == str(path):
-            states.add(fields[5])
-    return SocketState(_LISTENS in states, _CONNECTED in states)
+            listens = listens or bool(int(fields[3], 16) & _ACCEPTS)
+            joined = joined or fields[5] == _CONNECTED
+    return SocketState(listens, joined)

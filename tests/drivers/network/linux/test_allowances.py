@@ -93,7 +93,11 @@ def test_the_flag_says_which_bridge_and_which_vlans(text: str, given: object) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":20", "br-lan:", "br-lan:0", "br-lan:4095", "br-lan:30-20", "br-lan:20-", "br-lan:-20", "br-lan:x"]
+    "text",
+    [
+        *("", ":20", "br-lan:", "br-lan:0", "br-lan:4095", "br-lan:30-20", "br-lan:20-", "br-lan:-20", "br-lan:x"),
+        *("br-lan:\u0663", "br lan", "br/lan:20", "..", "a-bridge-of-a-long-name", "a-bridge-of-a-long-name:20"),
+    ],
 )
 def test_a_flag_that_makes_no_sense_is_refused_at_the_start(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -1,15 +1,18 @@
 """A passt that ends over and over: how soon it is started again, and whom that hinders."""
 
 import asyncio
+import contextlib
 import os
 import signal
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from tests.drivers.network.passt.test_passt import UserHost, host, network, port
 from virtplane_drivers.errors import Unavailable
-from virtplane_drivers.network.contract import NetworkState
+from virtplane_drivers.network.contract import NetworkState, Subnet
 from virtplane_drivers.network.passt.deaths import Deaths
 
 __all__ = ["host"]
@@ -74,3 +77,23 @@ async def test_each_has_a_cgroup_of_its_own_which_goes_with_it(host: UserHost) -
         (name,) = {name for name in groups if name.startswith("port-net-1-")}
         await driver.remove("net-1")
     assert [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if folder.endswith(name)] == []
+
+
+async def test_one_that_cannot_start_is_no_network_that_is_served_and_its_words_stay_with_who_waits(
+    host: UserHost,  # the fixture
+) -> None:
+    mine = replace(port(), addresses=(ip_address("fd00::5"),))
+    ipv6 = Subnet(ip_network("fd00::/64"), ip_address("fd00::1"))
+    alone = replace(network(mine), ipv4=None, ipv6=ipv6)
+    host.host.machine.run("ip", "-6", "route", "flush", "default")
+    async with host.open() as driver:
+        for _ in range(3):  # the third time it waits already
+            with contextlib.suppress(Unavailable):
+                await driver.apply(alone)
+        seen = await driver.observe("net-1")
+        assert (seen.state, seen.ports) == (NetworkState.FAILED, frozenset())
+        assert "No external routable interface for IPv6" in seen.message
+        with pytest.raises(Unavailable, match=r"again and again.*No external routable interface for IPv6"):
+            await driver.attachment(alone, mine)
+        await driver.remove("net-1")
+        assert (await driver.observe("net-1")).state is None
