@@ -81,7 +81,7 @@ class Allowances:
             given = ", ".join(sorted([*self.bridges, *map(str, self.vlans)]))
             what = f"VLAN {network.vlan} of its bridge" if network.vlan is not None else "its bridge"
             given = f" (given: {given})" if given else ""
-            flag = "--allow-bridge" + (f" {network.host_bridge}:{network.vlan}" if network.vlan is not None else "")
+            flag = f"--allow-bridge {network.host_bridge}" + (f":{network.vlan}" if network.vlan is not None else "")
             message = f"the host does not give {what} {network.host_bridge} to networks{given}: {flag}"
             raise Refused(message, reason=Reason.NETWORK_NOT_ALLOWED)
         if network.mode is NetworkMode.ROUTED:
