@@ -21,7 +21,7 @@ from virtplane_drivers.network.linux.names import tap_name
 from virtplane_drivers.network.linux.rules import RouterRules
 
 PAIRS = 7
-_TRANSFER_S = 0.5
+_TRANSFER_S = 1.5
 _CHUNK = bytes(1 << 18)
 _SERVER_PORT = 5001
 _OVERLAY_PORTS = 100
