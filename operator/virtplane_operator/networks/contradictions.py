@@ -24,6 +24,11 @@ def _contradictions(spec: Mapping[str, Any], subnets: Mapping[Version, Subnet]) 
     for version in VERSIONS:
         if version in subnets:
             yield from _in_subnet(f"spec.ipv{version}", spec[f"ipv{version}"], subnets[version])
+    for index, text in enumerate((spec.get("dns") or {}).get("forwarders") or ()):
+        if found := _in_forwarder(f"spec.dns.forwarders[{index}]", text, subnets):
+            yield found
+    if spec.get("routes") and spec["mode"] == NetworkMode.USER:
+        yield "spec.routes: machines of mode User do not meet, so none leads to another network; leave routes out"
     first: dict[IPv4Network | IPv6Network, int] = {}
     for index, route in enumerate(spec.get("routes") or ()):
         field, destination = f"spec.routes[{index}]", ip_network(route["destination"])
@@ -35,6 +40,17 @@ def _contradictions(spec: Mapping[str, Any], subnets: Mapping[Version, Subnet]) 
             )
         if first.setdefault(destination, index) != index:
             yield f"{field}.destination: spec.routes[{first[destination]}] leads to {destination} too; leave one out"
+
+
+def _in_forwarder(field: str, text: str, subnets: Mapping[Version, Subnet]) -> str:
+    """Of a server that the router cannot ask, or that is itself."""
+    address, what = ip_address(text), ""
+    subnet = subnets.get(4 if address.version == 4 else 6)
+    if address.is_unspecified or address.is_multicast or address.is_link_local:
+        what = "is the address of no server"
+    elif address.is_loopback or (subnet is not None and subnet.gateway == int(address)):
+        what = "is the router itself, which would ask itself"
+    return f"{field}: {text} {what}; name another server, or none for the host's" if what else ""
 
 
 def _in_subnet(field: str, spec: Mapping[str, Any], subnet: Subnet) -> Iterator[str]:

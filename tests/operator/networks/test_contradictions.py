@@ -25,6 +25,7 @@ def excluded(start: str, end: str) -> dict[str, Any]:
 
 
 FIRST = ", the first one, as spec names none"
+NAME_ANOTHER = "name another server, or none for the host's"
 LEAVE_IT_OUT = "leave it out, it is never given to a machine, or set spec.ipv4.gateway to another address or to None"
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
@@ -60,6 +61,15 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
      "spec.routes[0].via: no machine can have 10.20.0.255"),
     ("a route to the network itself", {"ipv4": V4, "routes": [{"destination": "10.20.0.0/16", "via": "10.20.0.5"}]},
      "spec.routes[0].destination: 10.20.0.0/16 is a part of the network itself or holds it; route other networks"),
+    ("routes of machines that do not meet",
+     {"mode": "User", "ipv4": V4, "routes": [{"destination": "10.9.0.0/16"} | BY_FIVE]},
+     "spec.routes: machines of mode User do not meet, so none leads to another network; leave routes out"),
+    ("a name server on the router", {"ipv4": V4, "dns": {"forwarders": ["192.0.2.53", "127.0.0.1"]}},
+     f"spec.dns.forwarders[1]: 127.0.0.1 is the router itself, which would ask itself; {NAME_ANOTHER}"),
+    ("a router that asks itself", {"ipv4": V4, "dns": {"forwarders": ["10.20.0.1"]}},
+     f"spec.dns.forwarders[0]: 10.20.0.1 is the router itself, which would ask itself; {NAME_ANOTHER}"),
+    ("a name server nowhere", {"ipv6": V6, "dns": {"forwarders": ["ff02::fb"]}},
+     f"spec.dns.forwarders[0]: ff02::fb is the address of no server; {NAME_ANOTHER}"),
 ]  # fmt: skip
 
 
@@ -76,6 +86,7 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
      {"mode": "Isolated", "ipv4": V4, "routes": [{"destination": "0.0.0.0/0"} | BY_FIVE]}),
     ("a route by an address that is kept for it",
      {"ipv4": V4 | excluded("10.20.0.2", "10.20.0.9"), "routes": [{"destination": "10.9.0.0/16", "via": "10.20.0.5"}]}),
+    ("a name server among the machines", {"ipv4": V4, "dns": {"forwarders": ["10.20.0.53", "fd00:20::53"]}}),
     ("a bridge of which nothing is known", {"mode": "Bridge", "bridge": {"name": "br-lan"}}),
 ]  # fmt: skip
 
