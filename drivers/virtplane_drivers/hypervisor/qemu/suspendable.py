@@ -16,8 +16,6 @@ from virtplane_drivers.hypervisor.qemu.monitor import MonitorError
 from virtplane_drivers.hypervisor.qemu.record import Intent
 from virtplane_drivers.hypervisor.qemu.run import Run
 
-PLUGGED = NicStage.PLUGGED
-
 
 class SuspendableMachine(FollowedMachine):
     """One machine, with what there is of its guest's memory on a disk."""
@@ -56,7 +54,7 @@ class SuspendableMachine(FollowedMachine):
     async def _begin_to_suspend(self, run: Run, file: suspension.MemoryFile) -> None:
         """What wakes must have the very adapters that the memory speaks of: a held guest lets none go."""
         assert self.record.running is not None  # noqa: S101  # who calls looked
-        if all(nic.stage is PLUGGED for nic in self.record.running.nics):
+        if all(nic.stage is NicStage.PLUGGED for nic in self.record.running.nics):
             await self._write(intent=Intent.SUSPENDING, memory=str(file.path))
             return
         try:

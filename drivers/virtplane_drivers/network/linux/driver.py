@@ -38,6 +38,7 @@ from virtplane_drivers.network.linux import links, rules
 from virtplane_drivers.network.linux.allowances import MODES, NOTHING_ALLOWED, Allowances
 from virtplane_drivers.network.linux.counters import read_counters
 from virtplane_drivers.network.linux.dnsmasq.server import NameServers
+from virtplane_drivers.network.linux.eui64 import by_mac
 from virtplane_drivers.network.linux.firewall import CAPABILITY, Firewalls
 from virtplane_drivers.network.linux.names import BRIDGE, host_link, namespace_path, tap_alias, tap_name
 from virtplane_drivers.network.linux.namespace import (
@@ -49,7 +50,6 @@ from virtplane_drivers.network.linux.namespace import (
 )
 from virtplane_drivers.network.linux.prerequisites import what_is_missing
 from virtplane_drivers.network.linux.records import Applied, Records
-from virtplane_drivers.network.linux.rules.spoofing import by_mac
 from virtplane_drivers.network.linux.seen import CAPABILITY as SEEN_ADDRESSES
 from virtplane_drivers.network.linux.seen import SeenAddresses
 from virtplane_drivers.network.linux.tunnels import Tunnels

@@ -17,6 +17,7 @@ from virtplane_drivers.host import netns
 from virtplane_drivers.host.network_stack import Link, NetworkStack, StackRoute
 from virtplane_drivers.network.contract import Network, Subnet
 from virtplane_drivers.network.linux.dnsmasq.configuration import own_addresses
+from virtplane_drivers.network.linux.eui64 import LINK_LOCAL, link_local
 from virtplane_drivers.network.linux.names import BRIDGE, router_mac, tap_name
 from virtplane_drivers.network.linux.namespace import in_namespace
 from virtplane_drivers.network.linux.shaping import apply_limits
@@ -100,15 +101,13 @@ def bridge_interfaces(network: Network) -> tuple[IPv4Interface | IPv6Interface, 
         return ()
     gateways = tuple(_interface(subnet) for subnet in network.subnets if subnet.gateway is not None)
     own = (*gateways, *own_addresses(network))
-    link_local = tuple(router_link_local(network.uid) for one in own if one.version == 6)
-    return (*own, *link_local)
+    own_link_local = tuple(router_link_local(network.uid) for one in own if one.version == 6)
+    return (*own, *own_link_local)
 
 
 def router_link_local(network_uid: str) -> IPv6Interface:
     """Of the bridge, as its MAC gives it (RFC 4291, appendix A): by which guests know their router."""
-    octets = bytes.fromhex(router_mac(network_uid).replace(":", ""))
-    identifier = bytes([octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]])
-    return IPv6Interface((b"\xfe\x80" + bytes(6) + identifier, 64))
+    return IPv6Interface((link_local(router_mac(network_uid)), LINK_LOCAL.prefixlen))
 
 
 def apply_sysctls(stack: NetworkStack, wanted: Mapping[str, str]) -> None:

@@ -16,10 +16,10 @@ from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import Addressing, NetworkMode
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import Firewall, Network, NetworkState, Port
+from virtplane_drivers.network.linux.eui64 import by_mac
 from virtplane_drivers.network.linux.names import tap_name
 from virtplane_drivers.network.linux.rules.affected import affected
 from virtplane_drivers.network.linux.rules.judgement import Flow, Judge
-from virtplane_drivers.network.linux.rules.spoofing import by_mac
 
 PREFIX = IPv6Network("fd00::/64")
 CHOSEN = "fd00::1234:5678:9abc:def0"

@@ -21,6 +21,7 @@ from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import Addressing, NetworkMode
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import IpAddress, Network, Port, Subnet
+from virtplane_drivers.network.linux.eui64 import by_mac
 from virtplane_drivers.network.linux.names import BRIDGE, router_mac
 
 SERVER_WITHOUT_ROUTER = IPv4Address("169.254.0.53")
@@ -100,15 +101,10 @@ def own_addresses(network: Network) -> tuple[IPv4Interface | IPv6Interface, ...]
     for subnet in network.subnets:
         if subnet.gateway is None and subnet.addressing in _TOLD:
             if isinstance(subnet.cidr, IPv6Network):
-                found.append(IPv6Interface((_by_mac(subnet.cidr, router_mac(network.uid)), subnet.cidr.prefixlen)))
+                found.append(IPv6Interface((by_mac(subnet.cidr, router_mac(network.uid)), subnet.cidr.prefixlen)))
             else:
                 found.append(IPv4Interface((SERVER_WITHOUT_ROUTER, 32)))
     return tuple(found)
-
-
-def _by_mac(prefix: IPv6Network, mac: str) -> IPv6Address:
-    octets = bytes.fromhex(mac.replace(":", ""))
-    return prefix[int.from_bytes(bytes([octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]]))]
 
 
 def _text(lines: Sequence[str] | Iterator[str]) -> str:

@@ -33,7 +33,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, FirewallProtocol
 from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, IpAddress, IpNetwork, Network
 from virtplane_drivers.network.linux import names
-from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
+from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table, braced
 from virtplane_drivers.network.linux.rules.spoofing import certain_addresses
 
 _PASSES, _BRIDGED = 1, 2
@@ -206,12 +206,12 @@ def _chains(firewalls: list[Firewall], router_addresses: list[IpAddress], way: W
     )
     ipv4, ipv6 = router_services(router_addresses)
     services = (
-        f"ip daddr {_braced(ipv4)} jump firewall_services",
-        f"ip6 daddr {_braced(ipv6)} jump firewall_services",
+        f"ip daddr {braced(ipv4)} jump firewall_services",
+        f"ip6 daddr {braced(ipv6)} jump firewall_services",
     )
     yield Chain(
         "firewall_services",
-        (f"udp dport {_braced(map(str, SERVICES_UDP))} accept", f"tcp dport {_braced(map(str, SERVICES_TCP))} accept"),
+        (f"udp dport {braced(map(str, SERVICES_UDP))} accept", f"tcp dport {braced(map(str, SERVICES_TCP))} accept"),
     )
     yield Chain(
         "firewall_input",
@@ -259,7 +259,7 @@ def _protocol(rule: FirewallRule) -> str:
         case FirewallProtocol.TCP | FirewallProtocol.UDP:
             protocol = rule.protocol.lower()
             ranges = [f"{first}-{last}" if first != last else str(first) for first, last in _merged(rule.ports)]
-            return f"{protocol} dport {_braced(ranges)}" if ranges else f"meta l4proto {protocol}"
+            return f"{protocol} dport {braced(ranges)}" if ranges else f"meta l4proto {protocol}"
 
 
 def _other_ends(rule: FirewallRule, *, is_bridged: bool) -> Iterator[str]:
@@ -278,7 +278,7 @@ def _other_ends(rule: FirewallRule, *, is_bridged: bool) -> Iterator[str]:
             yield f"meta protocol {family}"
             continue
         if cidrs:
-            yield f"{family} {side} {_braced(map(str, cidrs))}"
+            yield f"{family} {side} {braced(map(str, cidrs))}"
         for group in rule.groups:
             yield f"{family} {side} @{_group_name(group, version)}"
     if rule.action is FirewallAction.DENY and is_bridged:
@@ -317,7 +317,3 @@ def _group_name(group: str, version: int) -> str:
 
 def _group_macs(group: str) -> str:
     return f"group_mac_{group}"
-
-
-def _braced(elements: Iterable[str]) -> str:
-    return f"{{ {', '.join(sorted(elements))} }}"

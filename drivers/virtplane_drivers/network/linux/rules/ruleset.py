@@ -6,7 +6,7 @@ the target of a neighbour's advertisement with the interface that it came from.
 All changes of one call are one transaction of the kernel: a packet meets the old rules or the new ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _DROP_TABLE = "table {0}\ndelete table {0}\n"
@@ -80,7 +80,7 @@ def changes(old: Ruleset, new: Ruleset) -> str:
                 ("add", new_set.elements - old_set.elements),
             ):
                 if elements:
-                    script.append(f"{verb} element {new_table.address} {new_set.name} {_braced(elements)}\n")
+                    script.append(f"{verb} element {new_table.address} {new_set.name} {braced(elements)}\n")
     return "".join(script)
 
 
@@ -93,7 +93,7 @@ def _table(table: Table) -> Iterator[str]:
     yield removal(table.family, table.name)
     yield f"table {table.address} {{\n"
     for one in table.sets:
-        filled = f"elements = {_braced(one.elements)};" if one.elements else ""
+        filled = f"elements = {braced(one.elements)};" if one.elements else ""
         yield f" {one.kind} {one.name} {{ {one.type}; {filled} }}\n"
     for chain in table.chains:
         yield f" chain {chain.name} {{\n"
@@ -103,7 +103,8 @@ def _table(table: Table) -> Iterator[str]:
     yield "}\n"
 
 
-def _braced(elements: frozenset[str]) -> str:
+def braced(elements: Iterable[str]) -> str:
+    """As nft writes what is in a set."""
     return f"{{ {', '.join(sorted(elements))} }}"
 
 

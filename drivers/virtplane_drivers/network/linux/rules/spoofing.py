@@ -37,6 +37,7 @@ from ipaddress import IPv6Address, IPv6Network
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network, Port
 from virtplane_drivers.network.linux import names
+from virtplane_drivers.network.linux.eui64 import by_mac, link_local
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
 
 _SOURCE_OPTION, _TARGET_OPTION = 0x0101, 0x0201
@@ -44,7 +45,6 @@ _SOURCE_OPTION, _TARGET_OPTION = 0x0101, 0x0201
 _NONCE_OPTION = 0x0E01
 """RFC 7527: a guest tells its own DAD messages from those of others."""
 _ETHER_BITS = 48
-_LINK_LOCAL = IPv6Network("fe80::/64")
 _IPV4, _IPV6 = 4, 6
 
 
@@ -61,18 +61,6 @@ def certain_addresses(network: Network, port: Port) -> tuple[IpAddress, ...]:
     prefix = network.chosen_prefix
     by_prefix = (by_mac(prefix, port.mac),) if prefix is not None else ()
     return (*port.addresses, link_local(port.mac), *by_prefix)
-
-
-def link_local(mac: str) -> IPv6Address:
-    """The address that an interface makes of its MAC (RFC 4291, appendix A)."""
-    return by_mac(_LINK_LOCAL, mac)
-
-
-def by_mac(prefix: IPv6Network, mac: str) -> IPv6Address:
-    """The address that an interface makes of its MAC within a /64 (RFC 4291, appendix A)."""
-    octets = bytearray.fromhex(mac.replace(":", ""))
-    octets[0] ^= 2
-    return IPv6Address(prefix.network_address.packed[:8] + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tests.drivers.network.linux.rules import frames as f
 from tests.drivers.network.linux.rules.routers import GATEWAY_IPV4, GATEWAY_IPV6
+from virtplane_drivers.network.linux.eui64 import link_local
 from virtplane_drivers.network.linux.names import router_mac
-from virtplane_drivers.network.linux.rules.spoofing import link_local
 
 UID = "network-one"
 A_MAC, B_MAC, ROUTER_MAC = "52:54:01:00:00:02", "52:54:01:00:00:03", router_mac(UID)

@@ -8,11 +8,11 @@ import pytest
 from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, network, port, transit
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
 from virtplane_drivers.network.contract import PortForward
+from virtplane_drivers.network.linux.eui64 import link_local
 from virtplane_drivers.network.linux.names import host_link, router_mac, tap_name
 from virtplane_drivers.network.linux.rules.host import host_ruleset
 from virtplane_drivers.network.linux.rules.router import router_ruleset
 from virtplane_drivers.network.linux.rules.ruleset import Ruleset, changes, whole
-from virtplane_drivers.network.linux.rules.spoofing import link_local
 
 ONE, TWO = network("one", port(2), port(3)), network("one", port(2), port(3), port(4))
 FORWARD = PortForward(ForwardProtocol.UDP, 5353, 53)

@@ -14,9 +14,10 @@ from tests.drivers.network.linux.rules.lies import A4, A_LOCAL, A_MAC, B4, B_LOC
 from tests.drivers.network.linux.rules.routers import GATEWAY_IPV6, network, port
 from virtplane_api.vocabulary import Addressing
 from virtplane_drivers.network.contract import Network
+from virtplane_drivers.network.linux.eui64 import by_mac
 from virtplane_drivers.network.linux.names import BRIDGE
 from virtplane_drivers.network.linux.rules.ruleset import changes
-from virtplane_drivers.network.linux.rules.spoofing import by_mac, spoofing_table
+from virtplane_drivers.network.linux.rules.spoofing import spoofing_table
 
 PREFIX = IPv6Network("fd00::/64")
 A_MADE, B_MADE, ROUTER_MADE = (str(by_mac(PREFIX, mac)) for mac in (A_MAC, B_MAC, ROUTER_MAC))
