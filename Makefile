@@ -18,6 +18,9 @@ PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
 EXTRAS := operator,agent,dev
 # Kills at each await of a life: `pytest` tries a sample of them, `make test-long` all.
 RECOVERY := tests/drivers/qemu/recovery tests/drivers/network/linux/recovery
+# Processes that run tests side by side, each with a control plane of its own: a test waits more than it computes.
+# For a debugger: ARGS="-n 0 --pdb -k name".
+JOBS := 2
 # A cluster that exists needs no control plane of ours.
 CONTROL_PLANE := $(if $(CLUSTER),,cluster-binaries)
 
@@ -32,11 +35,11 @@ smoke: setup system-packages $(CONTROL_PLANE) ## The same without the waiting: e
 	@$(IN_VENV) -m tests.cluster.quickstart --smoke $(if $(CLUSTER),--cluster $(CLUSTER))
 
 test: setup test-packages cluster-binaries ## All tests that take seconds; ARGS="-k name" chooses
-	$(IN_VENV) -m pytest $(RECOVERY:%=--ignore=%) --durations=20 $(ARGS)
+	$(IN_VENV) -m pytest $(RECOVERY:%=--ignore=%) -n $(JOBS) --dist loadfile --durations=20 $(ARGS)
 
 test-long: setup test-packages cluster-binaries ## What takes minutes: kills at every await, Leases that run out
-	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest $(RECOVERY) $(ARGS)
-	$(IN_VENV) -m pytest -m long $(ARGS)
+	VIRTPLANE_EVERY_AWAIT=1 $(IN_VENV) -m pytest $(RECOVERY) -n $(JOBS) --dist worksteal --durations=20 $(ARGS)
+	$(IN_VENV) -m pytest -m long -n $(JOBS) --dist loadfile --durations=20 $(ARGS)
 
 check: setup ## Linters, types, import rules, drift of the CRDs, the chart
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster import binaries
 from tests.cluster.control_plane import ApiError, ControlPlane
-from tests.cluster.namespaces import fresh_namespace
+from tests.cluster.namespaces import fresh_namespace, kinds_are_read
 from tests.cluster.waiting import eventually
 
 CHART = Path(__file__).parents[1] / "helm" / "virtplane"
@@ -59,6 +59,7 @@ def installed(control_plane: ControlPlane) -> ControlPlane:
     control_plane.helm("install", "virtplane", str(CHART), "-n", SYSTEM_NAMESPACE, *how)
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     control_plane.restart_controller_manager()
+    eventually(lambda: kinds_are_read(control_plane))
     eventually(lambda: FINALIZER in _finalizers_given_at_creation(control_plane))
     return control_plane
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.namespaces import nobody_serves
+from tests.cluster.namespaces import kinds_are_read, nobody_serves
 from tests.cluster.waiting import eventually
 from virtplane_api.crdgen import crd
 from virtplane_api.models import RESOURCES
@@ -20,6 +20,7 @@ def server(control_plane: ControlPlane) -> ControlPlane:
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     # Discovery learns new kinds a moment after they are established.
     eventually(lambda: "vpvm" in control_plane.kubectl("api-resources", "--api-group=virtplane.dev"))
+    eventually(lambda: kinds_are_read(control_plane))
     return control_plane
 
 

@@ -1,6 +1,7 @@
 """A namespace for one test, and its end: orderly while somebody cares for its objects, by force when nobody does."""
 
 import contextlib
+import http
 import json
 import time
 import uuid
@@ -53,6 +54,18 @@ def nobody_serves(control_plane: ControlPlane, namespace: str) -> None:
                 _drop_finalizers(control_plane, path)
 
 
+def kinds_are_read(control_plane: ControlPlane) -> bool:
+    """Whether the API server lists all of Virtplane's kinds: of one that is a moment old it says "(re)initializing"."""
+    try:
+        for kind in _kinds(control_plane):
+            control_plane.request("GET", f"{GROUP}/{kind['name']}?limit=1")
+    except ApiError as error:
+        if error.code not in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE):
+            raise
+        return False
+    return True
+
+
 def _drop_finalizers(control_plane: ControlPlane, path: str) -> None:
     with contextlib.suppress(ApiError):  # it may end in this moment
         control_plane.request(
@@ -61,14 +74,18 @@ def _drop_finalizers(control_plane: ControlPlane, path: str) -> None:
 
 
 def _namespaced_kinds(control_plane: ControlPlane) -> list[str]:
-    """The plural names of Virtplane's namespaced kinds; none where the chart is not installed."""
+    return [found["name"] for found in _kinds(control_plane) if found["namespaced"]]
+
+
+def _kinds(control_plane: ControlPlane) -> list[dict[str, Any]]:
+    """Virtplane's APIResources; none where the chart is not installed."""
     try:
         resources = json.loads(control_plane.request("GET", GROUP))["resources"]
     except ApiError as error:
-        if error.code == 404:
+        if error.code == http.HTTPStatus.NOT_FOUND:
             return []
         raise
-    return [found["name"] for found in resources if found["namespaced"] and "/" not in found["name"]]
+    return [found for found in resources if "/" not in found["name"]]
 
 
 def _items(control_plane: ControlPlane, namespace: str, kind: str) -> list[tuple[str, dict[str, Any]]]:

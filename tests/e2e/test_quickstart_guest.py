@@ -16,7 +16,8 @@ def uptimes(console: str) -> list[int]:
 
 def test_a_guest_boots_stops_in_order_and_starts_again_from_its_own_disk(live: Live, namespace: str) -> None:
     source = live.images.source("quickstart.qcow2")
-    live.apply(vm("web", namespace, root_disk(source, "64Mi"), memory={"size": "128Mi"}))
+    more = {"memory": {"size": "128Mi"}, "terminationGracePeriodSeconds": 60}
+    live.apply(vm("web", namespace, root_disk(source, "64Mi"), **more))
     machine = live.wait_ready("web", namespace)
     assert machine["status"]["powerState"] == "Running"
     eventually(lambda: UP_LINE in live.serial(machine), 60)

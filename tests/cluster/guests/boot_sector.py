@@ -32,11 +32,11 @@ CODE = bytes.fromhex(
     "bc007c"  #          7c0b          mov $0x7c00, %sp
     "fc"  #              7c0e          cld
     "fb"  #              7c0f          sti
-    "bec77c"  #          7c10          mov $greeting, %si
-    "e88500"  #          7c13          call print
-    "ba0206"  #          7c16          mov $0x602, %dx
-    "a1ac7d"  #          7c19          mov buttons, %ax
-    "ef"  #              7c1c          out %ax, %dx           QEMU drops a press that is not enabled
+    "ba0206"  #          7c10          mov $0x602, %dx
+    "a1ac7d"  #          7c13          mov buttons, %ax
+    "ef"  #              7c16          out %ax, %dx           QEMU drops a press that is not enabled
+    "bec77c"  #          7c17          mov $greeting, %si     from here on all is heard
+    "e87e00"  #          7c1a          call print
     "6631ed"  #          7c1d          xor %ebp, %ebp         seconds so far
     "8b1e6c04"  #        7c20 second:  mov 0x46c, %bx         the BIOS counts its timer's ticks here
     "f4"  #              7c24 wait:    hlt

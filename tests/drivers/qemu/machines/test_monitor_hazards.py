@@ -237,7 +237,7 @@ async def test_h36_a_guest_whose_memory_is_read_is_never_told_to_go_on(host: Qem
         assert machine.commands == ["quit"]
 
 
-@pytest.mark.parametrize("intent", BETWEEN)
+@pytest.mark.parametrize("intent", sorted(BETWEEN))
 async def test_h36_no_verb_lets_a_guest_go_on_whose_memory_is_on_its_way(host: QemuHost, intent: Intent) -> None:
     """Also while the worker looks how far it is: here without the lock that keeps them apart."""
     async with scripted_machine(host, intent) as machine:
