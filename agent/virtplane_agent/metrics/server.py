@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from virtplane_agent.metrics import snapshot
 from virtplane_agent.metrics.address import AddressUnusable, ListenAddress
+from virtplane_agent.metrics.door import Door
 from virtplane_agent.metrics.families import CONTENT_TYPE, text_of
 from virtplane_agent.metrics.subject import Subject
 from virtplane_drivers.host.blocking import in_thread
@@ -27,10 +29,17 @@ _server_log.addFilter(_is_fault_of_ours)
 
 GOODBYE_S = 1.0
 """What a scrape that is under way is given when the agent ends."""
+CLIENT_S = 10.0
+"""What a client is given to send a request, from when it connected or had its last answer, and to go on taking one:
+as long as Prometheus waits by default."""
+MOST_CONNECTIONS = 32
+"""Two Prometheus and some people need a few; each may have an answer in memory, 0.9 MB of 1,000 interfaces."""
 
 
 @asynccontextmanager
-async def serving(address: ListenAddress, subject: Subject) -> AsyncIterator[list[ListenAddress]]:
+async def serving(
+    address: ListenAddress, subject: Subject, *, client_s: float = CLIENT_S, most_connections: int = MOST_CONNECTIONS
+) -> AsyncIterator[list[ListenAddress]]:
     """Answers until the block ends; yields the addresses that it listens at, of port 0 the one that was chosen.
 
     Raises:
@@ -41,21 +50,33 @@ async def serving(address: ListenAddress, subject: Subject) -> AsyncIterator[lis
     application.add_routes(
         [web.get("/metrics", pages.metrics), web.get("/healthz", pages.healthz), web.get("/readyz", pages.readyz)]
     )
-    runner = web.AppRunner(application, access_log=None, logger=_server_log, shutdown_timeout=GOODBYE_S)
+    runner = web.AppRunner(
+        application, access_log=None, logger=_server_log, shutdown_timeout=GOODBYE_S, keepalive_timeout=client_s
+    )
     await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, address.host, address.port).start()
-        except OSError as error:
-            raise AddressUnusable(f"cannot listen at {address}: {error.strerror or error}") from error
-        except UnicodeError as error:  # of a name that DNS could not carry
-            raise AddressUnusable(f"cannot listen at {address}: {error}") from error
-        bound = [ListenAddress(name[0], name[1]) for name in runner.addresses]
-        for one in bound:
-            _log.info("metrics at http://%s/metrics", one)
-        yield bound
+        server = cast("web.Server", runner.server)  # there since setup
+        door = Door(server, most=most_connections, taken_within_s=client_s)
+        async with _listening(address, door) as bound:
+            for one in bound:
+                _log.info("metrics at http://%s/metrics", one)
+            yield bound
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def _listening(address: ListenAddress, door: Door) -> AsyncIterator[list[ListenAddress]]:
+    try:
+        listener = await asyncio.get_running_loop().create_server(door.knock, address.host, address.port)
+    except OSError as error:
+        raise AddressUnusable(f"cannot listen at {address}: {error.strerror or error}") from error
+    except UnicodeError as error:  # of a name that DNS could not carry
+        raise AddressUnusable(f"cannot listen at {address}: {error}") from error
+    try:
+        yield [ListenAddress(*one.getsockname()[:2]) for one in listener.sockets]
+    finally:
+        listener.close()
 
 
 class _Pages:

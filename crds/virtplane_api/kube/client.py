@@ -18,7 +18,8 @@ from kubernetes.aio import config as kube_config
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 
-from virtplane_api.kube.errors import ApiError, ApiUnavailable, error_of
+from virtplane_api.kube.errors import ApiError, ApiUnavailable, OlderSchema, error_of
+from virtplane_api.kube.older_schemas import OlderSchemas
 from virtplane_api.kube.resources import Object, Resource
 
 _APPLY = "application/apply-patch+yaml"
@@ -37,6 +38,7 @@ class KubeClient:
     ) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()
         """All that were sent, by method and code of the answer; without an answer by UNANSWERED."""
+        self._older_schemas = OlderSchemas()
         self._configuration = configuration
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, 10.0))
@@ -94,6 +96,7 @@ class KubeClient:
         Raises:
             Conflict: the object changed since it was read.
             NotFound: it is gone.
+            OlderSchema: the CRD in the cluster lacks a field of `status`; where that lasts it is in the log.
         """
         metadata = read["metadata"]
         identity = {
@@ -102,7 +105,11 @@ class KubeClient:
         body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": identity, "status": status}
         path = resource.path(metadata.get("namespace", ""), metadata["name"], "status")
         params = {"fieldManager": field_manager, "force": "true"}
-        return await self._request("PATCH", path, params=params, body=body, content_type=_APPLY)
+        try:
+            return await self._request("PATCH", path, params=params, body=body, content_type=_APPLY)
+        except OlderSchema as error:
+            self._older_schemas.refused(resource.kind, error)
+            raise
 
     async def set_finalizers(
         self, resource: Resource, read: Object, finalizers: list[str], *, field_manager: str

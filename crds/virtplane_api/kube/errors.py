@@ -9,6 +9,7 @@
     ├── Expired              410: list again
     ├── Forbidden            401 and 403: RBAC or an admission policy
     ├── Invalid              400, 413 and 422: the object itself; also one that etcd finds too large
+    ├── OlderSchema          500 on apply: the CRD in the cluster lacks a field that we write; nothing was written
     └── ApiUnavailable       no answer, 429 or 5xx: try later, after retry_after_s
 """
 
@@ -48,6 +49,10 @@ class Invalid(ApiError):
     """The object breaks its schema or a rule."""
 
 
+class OlderSchema(ApiError):
+    """The API server serves a CRD that does not have a field of ours: it was just applied, or is older than we are."""
+
+
 class ApiUnavailable(ApiError):
     """No answer now."""
 
@@ -57,6 +62,7 @@ class ApiUnavailable(ApiError):
 
 
 _TOO_LARGE = "request is too large"
+_UNDECLARED = "field not declared in schema"
 
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: Invalid,
@@ -78,6 +84,8 @@ def error_of(http_status: int, body: dict[str, Any], retry_after: str | None) ->
         return AlreadyExists(message, status=http_status, reason=reason)
     if _TOO_LARGE in message:  # etcd's own limit comes as a 500
         return Invalid(message, status=http_status, reason=reason)
+    if http_status == 500 and _UNDECLARED in message:  # server-side apply's way to say it
+        return OlderSchema(message, status=http_status, reason=reason)
     if http_status == 429 or http_status >= 500:
         wait_s = float(retry_after) if retry_after and retry_after.isdigit() else 1.0
         return ApiUnavailable(message, status=http_status, reason=reason, retry_after_s=wait_s)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
-from virtplane_api.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound
+from virtplane_api.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, OlderSchema
 from virtplane_api.reconcile import Failed, Outcome, Wait
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ def outcome_of(name: str, reconcile: Callable[[K], Awaitable[Outcome]]) -> Calla
             return Wait(_CONFLICT_S, str(gone))
         except ApiUnavailable as error:
             return Failed("ApiUnavailable", str(error), error.retry_after_s)
+        except OlderSchema as error:  # the client says it once, for all objects
+            return Failed("OlderSchema", str(error))
         except ApiError as error:
             _log.warning("%s %s: %s", name, key, error)
             return Failed(error.reason or type(error).__name__, str(error))

@@ -308,7 +308,10 @@ class VirtualNetworkStatus(StructuralModel):
     )
     free: Annotated[int, Field(ge=0, le=(1 << 53) - 1)] | None = Field(
         default=None,
-        description="How many IPv4 addresses, of a network without IPv4 IPv6 addresses, are left.",
+        description=(
+            "How many IPv4 addresses, of a network without IPv4 IPv6 addresses, are left. "
+            "9007199254740991 (2^53 - 1) stands for as many or more, as in any large IPv6 network."
+        ),
         examples=[250],
     )
     hypervisor_count: Annotated[int, Field(ge=0, le=1024)] | None = Field(
@@ -335,7 +338,9 @@ class VirtualNetworkStatus(StructuralModel):
         examples=[[{"agentName": "host-a", "address": "192.0.2.11"}]],
     )
     conditions: Conditions | None = Field(
-        default=None, description="Observations: Ready when no Hypervisor that has it reports a failure.", examples=[[]]
+        default=None,
+        description="Observations: Ready when no Hypervisor that has it reports a failure, and it is not to go.",
+        examples=[[]],
     )
 
 
@@ -398,7 +403,7 @@ VIRTUAL_NETWORK = CustomResource(
         PrinterColumn("Mode", "string", ".spec.mode", "What it is joined to."),
         PrinterColumn("CIDR", "string", ".spec.ipv4.cidr", "Its IPv4 addresses."),
         PrinterColumn("Used", "integer", ".status.used", "Interfaces that have a claim in it."),
-        PrinterColumn("Free", "integer", ".status.free", "Addresses that are left."),
+        PrinterColumn("Free", "integer", ".status.free", "Addresses that are left, at most 2^53 - 1."),
         PrinterColumn("Hypervisors", "integer", ".status.hypervisorCount", "Hypervisors with machines on it."),
         PrinterColumn("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Whether it works."),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp", "Time since it was created."),

@@ -1,7 +1,7 @@
 """A VirtualNetwork's status is the operator's alone: what is claimed in it, and what the Hypervisors report of it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from virtplane_api.kube.client import KubeClient
@@ -16,13 +16,13 @@ from virtplane_operator.networks.catalog import Catalog, Network
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.overlays import is_overlay
 from virtplane_operator.networks.summary import (
-    COUNTED,
     OWNED,
     OWNED_CONDITIONS,
     Row,
     network_status,
     report_of,
     row_of,
+    with_old_figures,
 )
 from virtplane_operator.world import AgentHealth, Store
 
@@ -63,18 +63,16 @@ class NetworkReconciler:
             return Done()
         if is_being_deleted(network):
             users = self._users(uid_of(network))
-            if not users:
-                await release(self._client, self._store, NETWORKS, network, finalizer=NETWORK_IN_USE_FINALIZER)
-                return Done()
-            note = f"deletion waits for {' and '.join(users)}"
-            self._events.record(network, reason=Reason.IN_USE, action="Deleting", note=note, type_="Warning")
-        else:
-            network = await ensure_finalizer(
-                self._client, self._store, NETWORKS, network, finalizer=NETWORK_IN_USE_FINALIZER
-            )
-        return await self._sum_up(network)
+            if users:
+                return await self._sum_up(network, users)
+            await release(self._client, self._store, NETWORKS, network, finalizer=NETWORK_IN_USE_FINALIZER)
+            return Done()
+        network = await ensure_finalizer(
+            self._client, self._store, NETWORKS, network, finalizer=NETWORK_IN_USE_FINALIZER
+        )
+        return await self._sum_up(network, [])
 
-    async def _sum_up(self, network: Object) -> Outcome:
+    async def _sum_up(self, network: Object, users: Sequence[str]) -> Outcome:
         known, current = self._catalog.parse(network), network.get("status", {})
         status = network_status(
             network,
@@ -82,22 +80,28 @@ class NetworkReconciler:
             free=self._free(known),
             rows=self._rows(known.uid),
             not_served=self._catalog.not_served(known),
+            users=users,
         )
         if is_overlay(network):
             status |= self._catalog.overlays.status(network, known.asked_mtu)
-        counts_differ = any(current.get(name) != status.get(name) for name in COUNTED)
+        if not _differs(network, status):
+            return Done()
+        settled = with_old_figures(network, status)
+        counts_differ = settled != status or "used" not in current
         # Mode and addresses are held from the first machine on: that one is counted at once.
         is_first = status["used"] > 0 and not current.get("used")
         wait_s = self._counted_at.get(known.key, -COUNT_EVERY_S) + COUNT_EVERY_S - self._clock()
-        if counts_differ and not is_first and wait_s > 0:
-            before = {name: current[name] for name in COUNTED if name in current}
-            if not _differs(network, status | before):
-                return Wait(wait_s, "used and free were written a moment ago")
+        if counts_differ and not is_first and wait_s > 0 and not _differs(network, settled):
+            return Wait(wait_s, "what changes with each machine was written a moment ago")
         if counts_differ:
             self._counted_at[known.key] = self._clock()
-        if _differs(network, status):
-            written = await self._client.apply_status(NETWORKS, network, status, field_manager=OPERATOR_FIELD_MANAGER)
-            self._store.put_written(NETWORKS, written)
+        written = await self._client.apply_status(NETWORKS, network, status, field_manager=OPERATOR_FIELD_MANAGER)
+        self._store.put_written(NETWORKS, written)
+        if users:
+            [ready] = status["conditions"]
+            self._events.record(
+                network, reason=Reason.IN_USE, action="Deleting", note=ready["message"], type_="Warning"
+            )
         return Done()
 
     def _free(self, network: Network) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from virtplane_api.kube.conditions import Condition, conditions_of, merged
+from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.models.hypervisor import NetworkState
 from virtplane_api.reasons import Reason
@@ -13,7 +13,7 @@ from virtplane_operator.networks.catalog import NotServed
 
 OWNED = ("observedGeneration", "used", "free", "hypervisorCount", "hypervisors", *overlays.OWNED)
 COUNTED = ("used", "free")
-"""Of those: what changes with each machine, and is written at most once in a while."""
+"""Of those: what changes with each machine, and is written at most once in a while (as are the names of its users)."""
 OWNED_CONDITIONS = ("Ready",)
 UNKNOWN: Literal["Unknown"] = "Unknown"
 _MAX_HYPERVISORS = 1024
@@ -60,15 +60,24 @@ def report_of(hypervisor: Object, network_uid: str) -> Mapping[str, Any] | None:
 
 
 def network_status(
-    network: Object, *, used: int, free: int | None, rows: Sequence[Row], not_served: NotServed | None
+    network: Object,
+    *,
+    used: int,
+    free: int | None,
+    rows: Sequence[Row],
+    not_served: NotServed | None,
+    users: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the network's status is to say. `free` is None where the network manages no addresses."""
+    """What the network's status is to say.
+
+    `free` is None where the network manages no addresses; `users` are those that its deletion waits for.
+    """
     generation = network["metadata"]["generation"]
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "used": min(used, _MAX_COUNT),
         "hypervisorCount": min(len(rows), _MAX_HYPERVISORS),
-        "conditions": merged(conditions_of(network), [_ready(rows, used, not_served)], generation=generation),
+        "conditions": merged(conditions_of(network), [_ready(rows, used, not_served, users)], generation=generation),
     }
     if free is not None:
         status["free"] = max(0, min(free, _MAX_COUNT))
@@ -77,7 +86,19 @@ def network_status(
     return status
 
 
-def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None) -> Condition:
+def with_old_figures(network: Object, status: Mapping[str, Any]) -> dict[str, Any]:
+    """The status, but what changes with each machine that comes or goes is as it was written last."""
+    current, before, [ready] = network.get("status", {}), find(network, "Ready"), status["conditions"]
+    kept = dict(status) | {name: current[name] for name in COUNTED if name in current}
+    if before is not None and before["reason"] == ready["reason"] == Reason.IN_USE:
+        kept["conditions"] = [ready | {"message": before["message"]}]
+    return kept
+
+
+def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None, users: Sequence[str]) -> Condition:
+    # Before all else: whatever else is wrong with it, it takes no new machine. What hosts say stays in their rows.
+    if users:
+        return Condition("Ready", "False", Reason.IN_USE, f"deletion waits for {' and '.join(users)}")
     if not_served is not None:
         return Condition("Ready", "False", not_served.reason, not_served.message)
     failed = [row for row in rows if row.state == NetworkState.FAILED]

@@ -9,6 +9,7 @@ import pytest
 from tests.cluster.control_plane import ControlPlane
 from tests.operator.objects import claimed, hypervisor, placed, vm
 from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.errors import NotFound
 from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import HYPERVISORS, NETWORKS, VIRTUAL_MACHINES, Key, Object
 from virtplane_api.names import NETWORK_IN_USE_FINALIZER, OPERATOR_FIELD_MANAGER
@@ -53,6 +54,9 @@ class World:
         where = {"namespace": self.namespace}
         self.store.put(VIRTUAL_MACHINES, vm(name, uid=name, metadata=where, placement=placed(interfaces=[row])))
 
+    def end(self, name: str) -> None:
+        self.store.remove(VIRTUAL_MACHINES, vm(name, uid=name, metadata={"namespace": self.namespace}))
+
     async def report(self, **report: Any) -> None:
         self._version += 1
         uid = str((await self.read())["metadata"]["uid"])
@@ -69,10 +73,11 @@ async def world(installed: ControlPlane, namespace: str) -> AsyncIterator[World]
         world = World(client, namespace)
         await world.read()
         yield world
-        installed.request(
-            "PATCH", NETWORKS.path(namespace, "lan"), {"metadata": {"finalizers": None}},
-            content_type="application/merge-patch+json",
-        )  # fmt: skip
+        if any(network["metadata"]["name"] == "lan" for network in (await client.list_all(NETWORKS, namespace))[0]):
+            installed.request(
+                "PATCH", NETWORKS.path(namespace, "lan"), {"metadata": {"finalizers": None}},
+                content_type="application/merge-patch+json",
+            )  # fmt: skip
 
 
 def ready(network: Object) -> tuple[str, str]:
@@ -144,6 +149,62 @@ async def test_the_first_machine_is_counted_at_once(world: World) -> None:
     world.now += 0.1
     assert await world.reconcile() == Done()
     assert (await world.read())["status"]["used"] == 1
+
+
+def users(network: Object) -> str:
+    """Who keeps a network that is to go."""
+    assert ready(network) == ("False", "InUse")
+    message: str = network["status"]["conditions"][0]["message"]
+    return message.removeprefix("deletion waits for ")
+
+
+async def test_a_network_that_is_deleted_in_use_says_so_and_goes_with_its_last_user(
+    world: World, installed: ControlPlane
+) -> None:
+    for last, name in enumerate(("web", "db", "cache", "mail"), 5):
+        await world.place(name, last)
+    await world.report(state="Ready")
+    await world.reconcile()
+    assert ready(await world.read()) == ("True", "Served")
+    installed.request("DELETE", NETWORKS.path(world.namespace, "lan"))
+    await world.read()
+    assert await world.reconcile() == Done()
+    seen = await world.read()
+    cache, db, mail = (f"{world.namespace}/{name}" for name in ("cache", "db", "mail"))
+    assert users(seen) == f"4 machines: {cache}, {db}, {mail}, ... and 1 hypervisor: host-a-qemu"
+    world.now += 3600
+    assert await world.reconcile() == Done()
+    assert (await world.read())["metadata"]["resourceVersion"] == seen["metadata"]["resourceVersion"]
+
+    for name in ("web", "db", "cache", "mail"):
+        world.end(name)
+    await world.reconcile()
+    assert users(await world.read()) == "1 hypervisor: host-a-qemu"
+    world.store.put(HYPERVISORS, hypervisor(version=9))
+    await world.reconcile()
+    with pytest.raises(NotFound):
+        await world.read()
+
+
+async def test_machines_that_leave_a_network_that_is_to_go_are_not_told_one_by_one(
+    world: World, installed: ControlPlane
+) -> None:
+    for last, name in enumerate(("web", "db", "cache"), 5):
+        await world.place(name, last)
+    installed.request("DELETE", NETWORKS.path(world.namespace, "lan"))
+    await world.read()
+    await world.reconcile()
+    told = await world.read()
+    world.now += 1
+    world.end("web")
+    outcome = await world.reconcile()
+    assert isinstance(outcome, Wait)
+    assert outcome.after_s == pytest.approx(COUNT_EVERY_S - 1)
+    assert users(await world.read()) == users(told)
+    world.now += COUNT_EVERY_S - 1
+    assert await world.reconcile() == Done()
+    seen = await world.read()
+    assert (users(seen), seen["status"]["used"]) == (f"2 machines: {world.namespace}/cache, {world.namespace}/db", 2)
 
 
 async def test_the_first_figures_of_a_network_made_again_do_not_wait(world: World, installed: ControlPlane) -> None:

@@ -193,6 +193,7 @@ def test_a_network_stays_until_its_last_machine_and_its_last_host_have_left_it(c
 
     machine = f"deletion waits for 1 machine: {cluster.namespace}/web and 1 hypervisor: {cluster.host.name}"
     eventually(lambda: machine in notes())
+    assert cluster.wait_reason("vpnet", "lan", "InUse") == machine
     cluster.apply(cluster.vm("late", LAN))
     cluster.wait_reason("vpvm", "late", "NetworkDeleting")
     cluster.end_machine("web")

@@ -49,6 +49,18 @@ def test_a_network_that_is_not_served_says_why_whatever_is_reported() -> None:
     assert said["conditions"][0]["message"] == "change the cidr"
 
 
+def test_a_network_that_is_to_go_says_who_keeps_it_whatever_else_is_wrong_with_it() -> None:
+    users = ["2 machines: shop/db, shop/web", "1 hypervisor: host-a-qemu"]
+    said = network_status(
+        network(), used=2, free=1, rows=[A, FAILED], not_served=NotServed("NetworksOverlap", "no"), users=users
+    )
+    assert conditions(said) == {"Ready": ("False", "InUse")}
+    assert said["conditions"][0]["message"] == (
+        "deletion waits for 2 machines: shop/db, shop/web and 1 hypervisor: host-a-qemu"
+    )
+    assert said["hypervisors"][1]["message"] == FAILED.message
+
+
 def test_a_network_without_machines_has_figures_and_no_rows() -> None:
     said = status(used=0)
     assert {name: said[name] for name in said if name != "conditions"} == {
