@@ -180,10 +180,14 @@ class Route(StructuralModel):
     via: IpAddress = Field(description="The address of the machine, in this network.", examples=["10.20.0.5"])
 
 
+HostBridgeName = Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[^\s/:.][^\s/:]*$")]
+"""A name that a network device can have."""
+
+
 class HostBridge(StructuralModel):
     """What of the host a network of mode Bridge is joined to."""
 
-    name: Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[^\s/:.][^\s/:]*$")] = Field(
+    name: HostBridgeName = Field(
         description="A bridge of the host. It is not made, and nothing of it is changed but a port for the network.",
         examples=["br-lan"],
     )

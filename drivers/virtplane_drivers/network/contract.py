@@ -24,6 +24,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol, Self
 
+from virtplane_api.host_networks import GivenNetwork
 from virtplane_api.vocabulary import (
     Addressing,
     FirewallAction,
@@ -256,6 +257,10 @@ class NetworkFacts:
     would bring it."""
     underlay: Underlay | None = None
     """What networks of mode Overlay go over; None: there are none."""
+    host_networks: tuple[GivenNetwork, ...] | None = None
+    """What networks of mode Bridge may be joined to; None: the driver refuses none by its name."""
+    routed: tuple[IpNetwork, ...] | None = None
+    """Addresses that networks of mode Routed may have; None: the driver refuses none."""
 
 
 class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
@@ -292,6 +297,7 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         Raises:
             Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible, VLANNotPossible:
                 a port has a firewall, or it has a VLAN, and the host has no means for it; nothing was changed.
+                NetworkNotAllowed: it is not of the `host_networks` or the `routed` of the facts; nothing was changed.
             Unavailable: not now; it may be so in part, and may be asked for again.
         """
         ...
