@@ -60,15 +60,24 @@ def report_of(hypervisor: Object, network_uid: str) -> Mapping[str, Any] | None:
 
 
 def network_status(
-    network: Object, *, used: int, free: int | None, rows: Sequence[Row], not_served: NotServed | None
+    network: Object,
+    *,
+    used: int,
+    free: int | None,
+    rows: Sequence[Row],
+    not_served: NotServed | None,
+    no_place: str = "",
 ) -> dict[str, Any]:
-    """What the network's status is to say. `free` is None where the network manages no addresses."""
+    """What the network's status is to say. `free` is None where the network manages no addresses.
+
+    `no_place`: why no Hypervisor can have it; empty: one can.
+    """
     generation = network["metadata"]["generation"]
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "used": min(used, _MAX_COUNT),
         "hypervisorCount": min(len(rows), _MAX_HYPERVISORS),
-        "conditions": merged(conditions_of(network), [_ready(rows, used, not_served)], generation=generation),
+        "conditions": merged(conditions_of(network), [_ready(rows, used, not_served, no_place)], generation=generation),
     }
     if free is not None:
         status["free"] = max(0, min(free, _MAX_COUNT))
@@ -77,7 +86,7 @@ def network_status(
     return status
 
 
-def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None) -> Condition:
+def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None, no_place: str) -> Condition:
     if not_served is not None:
         return Condition("Ready", "False", not_served.reason, not_served.message)
     failed = [row for row in rows if row.state == NetworkState.FAILED]
@@ -89,6 +98,8 @@ def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None) -> Cond
         return Condition("Ready", UNKNOWN, unknown[0].reason, _said(unknown, len(rows), "nothing is known of"))
     if rows:
         return Condition("Ready", "True", Reason.SERVED, f"{_hypervisors(len(rows))} with machines on it")
+    if no_place:
+        return Condition("Ready", "False", Reason.NO_HYPERVISOR, no_place)
     if used:
         return Condition("Ready", "True", Reason.NO_MACHINES, "the machines on it have no place")
     return Condition("Ready", "True", Reason.NO_MACHINES, "no machine is on it")
