@@ -188,15 +188,18 @@ class HostBridge(StructuralModel):
     """What of the host a network of mode Bridge is joined to."""
 
     name: HostBridgeName = Field(
-        description="A bridge of the host. It is not made, and nothing of it is changed but a port for the network.",
+        description=(
+            "A bridge of the host. It is not made, and nothing of it is changed but a port for the network. A machine "
+            "is placed only where it is given (status.hostNetworks of the Hypervisor)."
+        ),
         examples=["br-lan"],
     )
     vlan: Annotated[int, Field(ge=1, le=4094)] | None = Field(
         default=None,
         description=(
             "The VLAN of that bridge (IEEE 802.1Q) that machines are on: their frames carry its tag there, and they "
-            "see none. Without it: untagged. A machine is placed only where the host can (NetworkVLAN). Not changed "
-            "while a machine is on it."
+            "see none. Without it: untagged. A machine is placed only where the host can (NetworkVLAN) and gives "
+            "it (status.hostNetworks of the Hypervisor). Not changed while a machine is on it."
         ),
         examples=[20],
     )

@@ -1,8 +1,9 @@
 """What a host's networks can be asked, as a small protocol that a Linux host, a vSphere or a Hyper-V switch can keep.
 
 A network is known by its UID (metadata.uid of the VirtualNetwork); names of the host (bridges, port groups) never leave
-a driver but inside an attachment. A driver holds no truth: what it says in `observe` it has just looked up, so one that
-was killed at any point and opened again says the same, and `apply` goes on where it was.
+a driver but inside an attachment, and those that it gives to networks in its facts. A driver holds no truth: what it
+says in `observe` it has just looked up, so one that was killed at any point and opened again says the same, and `apply`
+goes on where it was.
 
 `apply` says how a network is to be as a whole, with a port for each interface of the machines of this host, and is
 asked again after every change and from time to time: what is so already is not touched, what somebody else changed is
