@@ -87,7 +87,12 @@ def host_networks_of(status: Mapping[str, Any]) -> tuple[GivenNetwork, ...] | No
     rows: Sequence[Mapping[str, Any]] | None = status.get("hostNetworks")
     if rows is None:
         return None
-    return tuple(GivenNetwork(row["name"], VlanRange(**row["vlans"]) if "vlans" in row else None) for row in rows)
+    return tuple(GivenNetwork(row["name"], _vlans_of(row)) for row in rows)
+
+
+def _vlans_of(row: Mapping[str, Any]) -> VlanRange | None:
+    vlans = row.get("vlans")
+    return VlanRange(vlans["first"], vlans["last"]) if vlans else None
 
 
 def routed_of(status: Mapping[str, Any]) -> tuple[IpNetwork, ...] | None:

@@ -81,6 +81,11 @@ def test_what_is_reported_is_what_is_read_and_the_same_in_any_order() -> None:
     assert routed_of(status) == ROUTED
 
 
+def test_what_an_agent_of_later_says_besides_is_passed_over() -> None:
+    row = {"name": "br-dmz", "vlans": {"first": 20, "last": 29, "step": 2}, "mtu": 9000}
+    assert host_networks_of({"hostNetworks": [row]}) == (GivenNetwork("br-dmz", VlanRange(20, 29)),)
+
+
 def test_nothing_given_is_not_the_same_as_nothing_said() -> None:
     assert (host_networks_of({}), routed_of({})) == (None, None)
     assert (host_networks_of({"hostNetworks": []}), routed_of({"routedCIDRs": []})) == ((), ())
