@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from virtplane_api.host_networks import GivenNetwork
 from virtplane_api.names import local_hypervisor_name
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import (
@@ -21,7 +22,7 @@ from virtplane_drivers.attachment import (
     TapAttachment,
 )
 from virtplane_drivers.hypervisor.contract import Facts, HypervisorDriver
-from virtplane_drivers.network.contract import IpAddress, NetworkDriver
+from virtplane_drivers.network.contract import IpAddress, NetworkDriver, NetworkFacts
 from virtplane_drivers.network.linux.allowances import BridgeVlans
 from virtplane_drivers.network.overlay import Underlay
 from virtplane_drivers.storage.contract import StorageDriver
@@ -44,6 +45,7 @@ JOINED_BY: Mapping[str, type[NicAttachment]] = {
 }
 """Network driver -> how its ports are joined."""
 
+_NO_NETWORKS = NetworkFacts(frozenset(), host_networks=(), routed=())
 DEFAULT_TRANSIT_CIDR = IPv4Network("169.254.64.0/18")
 
 
@@ -85,6 +87,10 @@ class Endpoint:
     """Mode -> the network driver that has it, of those whose ports this hypervisor can join."""
     underlay: Underlay | None = None
     """What networks of mode Overlay go over, if it has that mode."""
+    host_networks: tuple[GivenNetwork, ...] | None = None
+    """What networks of mode Bridge may be joined to; None: nobody says."""
+    routed: tuple[IPv4Network | IPv6Network, ...] | None = None
+    """Addresses that networks of mode Routed may have; None: nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,28 +119,39 @@ async def open_endpoints(
     for name in dict.fromkeys(kind for driver in drivers for kind in STORAGE_DRIVERS[driver]):
         storage[name] = await stack.enter_async_context(_storage(name, settings))
     networks: dict[str, NetworkDriver] = {}
-    modes: dict[str, frozenset[NetworkMode]] = {}
-    missing: dict[str, Mapping[str, str]] = {}
-    underlays: dict[str, Underlay] = {}
+    network_facts: dict[str, NetworkFacts] = {}
     for name in dict.fromkeys(kind for driver in drivers for kind in NETWORK_DRIVERS[driver]):
         networks[name] = await stack.enter_async_context(_network(name, settings))
-        network_facts = await networks[name].probe()
-        modes[name], missing[name] = network_facts.modes, network_facts.missing
-        if network_facts.underlay is not None:
-            underlays[name] = network_facts.underlay
+        network_facts[name] = await networks[name].probe()
     hypervisors = {}
     for name in drivers:
         own_name = local_hypervisor_name(agent_name, name)
         driver = await stack.enter_async_context(_hypervisor(name, own_name, settings))
         facts = await driver.probe()
         pool_types = tuple(sorted(kind for kind in storage if GIVES[kind] in facts.attachments))
-        usable = [kind for kind in NETWORK_DRIVERS[name] if JOINED_BY[kind] in facts.nic_attachments]
-        network_modes = {mode: kind for kind in reversed(usable) for mode in modes[kind]}
-        lacking = {word: why for kind in usable for word, why in missing[kind].items()}
-        facts = replace(facts, missing={**lacking, **facts.missing})
-        underlay = underlays.get(network_modes.get(NetworkMode.OVERLAY, ""))
-        hypervisors[own_name] = Endpoint(own_name, driver, facts, pool_types, network_modes, underlay)
+        endpoint = Endpoint(own_name, driver, facts, pool_types)
+        joined = [kind for kind in NETWORK_DRIVERS[name] if JOINED_BY[kind] in facts.nic_attachments]
+        hypervisors[own_name] = with_networks(endpoint, {kind: network_facts[kind] for kind in joined})
+    underlays = {name: one.underlay for name, one in network_facts.items() if one.underlay is not None}
     return Endpoints(hypervisors, storage, networks, underlays)
+
+
+def with_networks(endpoint: Endpoint, usable: dict[str, NetworkFacts]) -> Endpoint:
+    """With what the network drivers have whose ports it can join: of two that have a mode the first is used."""
+    by_mode = {mode: kind for kind in reversed(usable) for mode in usable[kind].modes}
+    lacking = {word: why for facts in usable.values() for word, why in facts.missing.items()}
+    overlay, bridge, routed = (
+        usable[by_mode[mode]] if mode in by_mode else _NO_NETWORKS
+        for mode in (NetworkMode.OVERLAY, NetworkMode.BRIDGE, NetworkMode.ROUTED)
+    )
+    return replace(
+        endpoint,
+        facts=replace(endpoint.facts, missing={**lacking, **endpoint.facts.missing}),
+        network_modes=by_mode,
+        underlay=overlay.underlay,
+        host_networks=bridge.host_networks,
+        routed=routed.routed,
+    )
 
 
 def _hypervisor(name: str, own_name: str, settings: Settings) -> HypervisorDriver:

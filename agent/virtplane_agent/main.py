@@ -23,6 +23,7 @@ from virtplane_agent.metrics.address import AddressUnusable, ListenAddress
 from virtplane_agent.metrics.subject import Subject
 from virtplane_agent.runtime import Agent
 from virtplane_agent.state_folder import StateFolderInUse, state_folder
+from virtplane_api.host_networks import MAX_GIVEN
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.errors import ApiError
 from virtplane_api.kube.lease import Lease, LeaseHeld, LeaseNotRenewed, LeaseTaken
@@ -47,7 +48,11 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script; its exit status: 0 after a signal, 1 a fault, 2 a wrong call, 3 another agent is there."""
-    options = argument_parser().parse_args(argv)
+    parser = argument_parser()
+    options = parser.parse_args(argv)
+    for flag, given in (("--allow-bridge", options.allow_bridge), ("--allow-routed", options.allow_routed)):
+        if len(set(given)) > MAX_GIVEN:
+            parser.error(f"{flag} is given {len(set(given))} times, at most {MAX_GIVEN} are known: give ranges")
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return asyncio.run(_until_signal(_run(options)))
@@ -209,9 +214,12 @@ def _bridge(text: str) -> str | BridgeVlans:
 
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        return ip_network(text)
+        network = ip_network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no network: {error}") from error
+    if network.version == 6 and network.network_address.ipv4_mapped:
+        raise argparse.ArgumentTypeError(f"{text} is of IPv4: write it as such")
+    return network
 
 
 def _default_folders() -> tuple[Path, Path]:

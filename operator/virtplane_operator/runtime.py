@@ -31,7 +31,7 @@ from virtplane_api.names import OPERATOR_FIELD_MANAGER
 from virtplane_api.reconcile import Outcome, ReconcileLoop
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_operator.actions.reconcile import ActionReconciler
-from virtplane_operator.hypervisors.candidates import Candidates
+from virtplane_operator.hypervisors.candidates import Candidates, networks_facts_of
 from virtplane_operator.hypervisors.reconcile import HypervisorReconciler
 from virtplane_operator.machines.reconcile import MachineReconciler, Networks
 from virtplane_operator.machines.status import concerns_the_operator, gives_up_claims, networks_of, placement_of
@@ -87,7 +87,9 @@ class Operator:
         self._volumes = VolumeReconciler(client, self.store, candidates, self._events)
         actions = ActionReconciler(client, self.store, self._health, self._events)
         pools = PoolReconciler(client, self.store, self._health, self._events)
-        networks = NetworkReconciler(client, self.store, self._catalog, self._claims, self._health, self._events)
+        networks = NetworkReconciler(
+            client, self.store, self._catalog, self._claims, self._health, self._events, candidates.reported
+        )
         hypervisors = HypervisorReconciler(client, self.store, self._health)
         self._loops: dict[str, ReconcileLoop[Key]] = {
             VIRTUAL_MACHINES.plural: _loop("VirtualMachine", self._machines, concurrency=32),
@@ -272,10 +274,10 @@ class Operator:
             key = self._catalog.key_of(uid)
             if key is not None and before.get(uid) != after.get(uid):
                 self._loops[NETWORKS.plural].enqueue(key)
-        if facts_of(old) != facts_of(new):
-            for key, network in self.store.all(NETWORKS).items():
-                if is_overlay(network):
-                    self._loops[NETWORKS.plural].enqueue(key)
+        everyone, overlays = networks_facts_of(old) != networks_facts_of(new), facts_of(old) != facts_of(new)
+        for key, network in self.store.all(NETWORKS).items() if everyone or overlays else ():
+            if everyone or is_overlay(network):
+                self._loops[NETWORKS.plural].enqueue(key)
 
 
 def _makes_room(old: Object, new: Object | None) -> bool:

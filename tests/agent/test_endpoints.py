@@ -4,12 +4,26 @@ import os
 import subprocess
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from virtplane_agent.endpoints import GIVES, HYPERVISOR_DRIVERS, Settings, open_endpoints
-from virtplane_agent.main import argument_parser
+from virtplane_agent.endpoints import (
+    GIVES,
+    HYPERVISOR_DRIVERS,
+    Endpoint,
+    Settings,
+    open_endpoints,
+    with_networks,
+)
+from virtplane_agent.main import argument_parser, main
+from virtplane_api.host_networks import GivenNetwork
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.hypervisor.contract import Facts
+from virtplane_drivers.hypervisor.fake import FakeHypervisor
+from virtplane_drivers.network.contract import NetworkFacts
 
 
 def settings(folder: Path) -> Settings:
@@ -37,6 +51,31 @@ async def test_each_driver_gets_the_storage_that_it_can_attach(
         assert all(one.facts.cpu_cores > 0 for one in endpoints.hypervisors.values())
 
 
+BRIDGES, RANGES = (GivenNetwork("br-lan"),), (ip_network("10.22.0.0/16"),)
+_OF_THE_HOST = NetworkFacts(frozenset({NetworkMode.BRIDGE}), host_networks=BRIDGES, routed=RANGES)
+_OF_A_SWITCH = NetworkFacts(frozenset({NetworkMode.BRIDGE, NetworkMode.ROUTED}))
+_OF_PROGRAMS = NetworkFacts(frozenset({NetworkMode.USER}))
+
+
+@pytest.mark.parametrize(
+    ("usable", "host_networks", "routed"),
+    [
+        ({"linux": replace(_OF_THE_HOST, modes=frozenset(NetworkMode)), "passt": _OF_PROGRAMS}, BRIDGES, RANGES),
+        ({"linux": _OF_THE_HOST, "switch": _OF_A_SWITCH}, BRIDGES, None),
+        ({"passt": _OF_PROGRAMS}, (), ()),
+        ({"linux": replace(_OF_THE_HOST, modes=frozenset())}, (), ()),
+        ({}, (), ()),
+    ],
+    ids=["the driver that has the modes", "one for each mode", "no such modes", "the modes are missing", "no driver"],
+)
+def test_a_hypervisor_gives_to_networks_what_the_driver_of_their_mode_gives(
+    usable: dict[str, NetworkFacts], host_networks: object, routed: object
+) -> None:
+    facts = Facts("7.2.22", 16, 65536, 61440, frozenset(), frozenset())
+    endpoint = with_networks(Endpoint("host-a-fake", FakeHypervisor(), facts, ()), usable)
+    assert (endpoint.host_networks, endpoint.routed) == (host_networks, routed)
+
+
 def test_an_agent_holds_the_code_of_the_drivers_it_was_asked_for_only() -> None:
     """It runs beside guests: what it does not use must not cost memory."""
     code = "import sys, virtplane_agent.main; print(*sys.modules)"
@@ -55,3 +94,24 @@ def test_a_transit_that_no_link_can_have_is_refused_at_the_start(cidr: str, caps
     with pytest.raises(SystemExit):
         argument_parser().parse_args(["--transit-cidr", cidr])
     assert f"argument --transit-cidr: {cidr}" in capsys.readouterr().err.replace("'", "")
+
+
+@pytest.mark.parametrize(
+    ("flag", "given"),
+    [
+        ("--allow-bridge", [f"br-lan:{number}" for number in range(1, 258)]),
+        ("--allow-routed", [f"10.{number // 256}.{number % 256}.0/24" for number in range(257)]),
+    ],
+)
+def test_more_than_a_hypervisor_s_status_has_room_for_is_refused_at_the_start(
+    flag: str, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([f"{flag}={text}" for text in given])
+    assert f"{flag} is given 257 times, at most 256 are known: give ranges" in capsys.readouterr().err
+
+
+def test_ipv4_that_is_written_as_ipv6_is_refused_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        argument_parser().parse_args(["--allow-routed", "::ffff:10.22.0.0/112"])
+    assert "argument --allow-routed: ::ffff:10.22.0.0/112 is of IPv4" in capsys.readouterr().err

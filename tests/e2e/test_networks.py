@@ -185,6 +185,8 @@ def test_a_mode_that_no_hypervisor_has_is_said_plainly(live: Live, namespace: st
         "message": "192.0.2.99 is no address of this host: name another one with --underlay-address",
     } in missing
     live.apply(network("wide", namespace, mode="Overlay"))
+    nobody = live.wait_condition("vpnet", "wide", namespace, "NoHypervisor")
+    assert "192.0.2.99 is no address of this host" in condition(nobody, "Ready")["message"]
     live.apply(vm("web", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("wide")]))
     waiting = live.wait_condition("vpvm", "web", namespace, "NoHypervisorFits")
     assert "1 lacks network mode Overlay" in condition(waiting, "Ready")["message"]
@@ -192,6 +194,7 @@ def test_a_mode_that_no_hypervisor_has_is_said_plainly(live: Live, namespace: st
 
 def test_a_machine_is_not_placed_where_its_network_s_vlan_is_not_to_be_had(live: Live, namespace: str) -> None:
     live.apply(network("phones", namespace, mode="Bridge", ipv4=None, bridge={"name": BRIDGE, "vlan": 20}))
+    live.wait_condition("vpnet", "phones", namespace, "NoHypervisor")
     live.apply(vm("web", namespace, root_disk(live.images.source("obedient.img")), interfaces=[on("phones")]))
     waiting = live.wait_condition("vpvm", "web", namespace, "NoHypervisorFits")
     message = condition(waiting, "Ready")["message"]
@@ -252,9 +255,14 @@ def test_what_a_host_does_not_give_is_not_taken(live: Live, namespace: str) -> N
         vm("thief", namespace, disk, interfaces=[on("stolen")]),
         vm("guest", namespace, disk, interfaces=[on("docker")]),
     )
-    for name, message in {"thief": "does not route 192.0.2.0/24", "guest": "does not give its bridge docker0"}.items():
-        refused = live.wait_condition("vpvm", name, namespace, "NetworkNotAllowed")
-        assert message in condition(refused, "Stalled")["message"]
+    for network_name, name, missing in (
+        ("stolen", "thief", f"routes no 192.0.2.0/24 for networks: {AGENT}-qemu (start its agent with --allow-routed"),
+        ("docker", "guest", f"gives no bridge docker0 to networks: {AGENT}-qemu (start its agent with --allow-bridge"),
+    ):
+        for kind, one, reason in (("vpnet", network_name, "NoHypervisor"), ("vpvm", name, "NoHypervisorFits")):
+            refused = live.wait_condition(kind, one, namespace, reason)
+            assert missing in condition(refused, "Ready")["message"]
+        assert "placement" not in refused["status"]
     assert "192.0.2." not in live.system.host(AGENT).run("ip", "route")
 
 

@@ -1,11 +1,21 @@
 """Where a machine goes, as tables: no API, no clock."""
 
 import dataclasses
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from virtplane_operator.placement import Candidate, HostPort, NoFit, Request, StorageNeed, choose
+from virtplane_api.host_networks import GivenNetwork, HostNetwork, VlanRange
+from virtplane_operator.placement import (
+    Candidate,
+    HostPort,
+    NoFit,
+    Request,
+    StorageNeed,
+    choose,
+    no_place_for_networks,
+)
 
 
 def hypervisor(name: str, **changes: Any) -> Candidate:
@@ -29,6 +39,10 @@ def request(**changes: Any) -> Request:
 
 ON_FAST = StorageNeed(pool_name="fast", pool_uid="fast-uid", pool_type="directory", disk_name="root")
 
+LAN, PHONES = HostNetwork("br-lan"), HostNetwork("br-dmz", 20)
+V4, V6 = ip_network("10.22.4.0/24"), ip_network("fd00:22::/64")
+BRIDGES = {"network_modes": frozenset({"NAT", "Bridge"})}
+
 HTTP, HTTPS = HostPort(8080, "TCP"), HostPort(8443, "TCP")
 
 ONE_FITS = [
@@ -43,6 +57,26 @@ ONE_FITS = [
         {"network_capabilities": frozenset({"NetworkFirewall"})},
         {"missing_capabilities": {"NetworkVLAN": "modprobe 8021q"}},
     ),
+    (
+        "a host that gives the bridge",
+        {"network_modes": frozenset({"Bridge"}), "host_networks": frozenset({LAN})},
+        BRIDGES | {"host_networks": (GivenNetwork("br-lan"),)},
+    ),
+    (
+        "a host that gives the VLAN",
+        {"host_networks": frozenset({PHONES, LAN})},
+        {"host_networks": (GivenNetwork("br-lan"), GivenNetwork("br-dmz", VlanRange(10, 20)))},
+    ),
+    (
+        "a host that routes the addresses of both families",
+        {"routed": frozenset({V4, V6})},
+        {"routed": (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))},
+    ),
+    (
+        "a host whose agent does not say what it gives",
+        {"host_networks": frozenset({PHONES}), "routed": frozenset({V4})},
+        {"host_networks": None, "routed": None},
+    ),
     ("more memory than the other has", {"memory_mib": 9000}, {"allocatable_memory_mib": 9000}),
     ("more CPUs than the other has", {"cores": 41}, {"allocatable_cores": 41}),
 ]
@@ -50,7 +84,11 @@ ONE_FITS = [
 
 @pytest.mark.parametrize(("asked", "has"), [row[1:] for row in ONE_FITS], ids=[row[0] for row in ONE_FITS])
 def test_a_machine_goes_where_it_fits(asked: dict[str, Any], has: dict[str, Any]) -> None:
-    others = {"missing_capabilities": {"NetworkFirewall": "modprobe br_netfilter"}}
+    others = {
+        "missing_capabilities": {"NetworkFirewall": "modprobe br_netfilter"},
+        "host_networks": (GivenNetwork("br-dmz"), GivenNetwork("br-lan", VlanRange(1, 4094))),
+        "routed": (V6,),
+    }
     chosen = choose(
         request(**asked), [hypervisor("a-qemu", **others), hypervisor("b-qemu", **has), hypervisor("c-qemu", **others)]
     )
@@ -139,6 +177,43 @@ NOTHING_FITS = [
         "0 of 2 hypervisors fit: 2 lack NetworkFirewall: no br_netfilter; NetworkVLAN: no 8021q",
     ),
     (
+        "a mode that the agent would have under another flag",
+        {"network_modes": frozenset({"Bridge"})},
+        [{"missing_capabilities": {"NetworkBridge": "start the agent with --allow-bridge NAME"}}, {}],
+        "0 of 2 hypervisors fit: 2 lack network mode Bridge (start the agent with --allow-bridge NAME)",
+    ),
+    (
+        "a bridge that no host gives",
+        {"host_networks": frozenset({LAN})},
+        [{"host_networks": (GivenNetwork("br-dmz"), GivenNetwork("br-lan", VlanRange(1, 4094)))}],
+        (
+            "0 of 1 hypervisor fits: 1 gives no bridge br-lan to networks: h0-qemu (start its agent with "
+            "--allow-bridge br-lan)"
+        ),
+    ),
+    (
+        "a bridge and a VLAN, of which each of many hosts gives one or none",
+        {"host_networks": frozenset({LAN, PHONES})},
+        [
+            {"host_networks": (GivenNetwork("br-lan"),)},
+            {"host_networks": (GivenNetwork("br-dmz", VlanRange(20, 20)),)},
+            *[{"host_networks": ()}] * 2,
+        ],
+        (
+            "0 of 4 hypervisors fit: 4 give no VLAN 20 of bridge br-dmz and no bridge br-lan to networks: h0-qemu, "
+            "h1-qemu, h2-qemu, ... (start the agent of one with --allow-bridge br-dmz:20 --allow-bridge br-lan)"
+        ),
+    ),
+    (
+        "addresses of which the hosts route those of one family",
+        {"routed": frozenset({V4, V6})},
+        [{"routed": (V4,)}, {"routed": (ip_network("10.0.0.0/8"),)}],
+        (
+            "0 of 2 hypervisors fit: 2 route no fd00:22::/64 for networks: h0-qemu, h1-qemu (start the agent of one "
+            "with --allow-routed fd00:22::/64)"
+        ),
+    ),
+    (
         "a host port that another machine has",
         {"host_ports": frozenset({HTTP})},
         [{"host_ports": {HTTP: ("shop/web",)}}],
@@ -171,3 +246,13 @@ def test_why_nothing_fits_is_said_with_figures(
 
 def test_without_any_hypervisor_the_next_step_is_named() -> None:
     assert choose(request(), []) == NoFit("there is no hypervisor: start an agent (virtplane-agent) on a host")
+
+
+def test_where_networks_can_be_does_not_depend_on_what_is_free_there() -> None:
+    full = hypervisor("a-qemu", used_memory_mib=8192, unschedulable=True, healthy=False, host_networks=(), routed=(V4,))
+    assert no_place_for_networks(request(memory_mib=0, routed=frozenset({V4})), [full]) is None
+    assert no_place_for_networks(request(host_networks=frozenset({LAN})), [full, full]) == NoFit(
+        "0 of 2 hypervisors fit: 2 give no bridge br-lan to networks: a-qemu, a-qemu (start the agent of one with "
+        "--allow-bridge br-lan)"
+    )
+    assert no_place_for_networks(request(host_networks=frozenset({LAN})), []) is None

@@ -53,6 +53,8 @@ class HypervisorReconciler:
             pools=await self._pools.reports(hypervisor, endpoint),
             network_modes=[mode.value for mode in endpoint.network_modes],
             underlay=endpoint.underlay,
+            host_networks=endpoint.host_networks,
+            routed=endpoint.routed,
             networks=self._networks.reports(endpoint),
             orphans=self._strays.orphans(name),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from virtplane_api.host_networks import GivenNetwork, IpNetwork, host_networks_json, routed_json
 from virtplane_api.kube.conditions import Condition, conditions_of, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes
@@ -21,6 +22,8 @@ OWNED = (
     "pools",
     "networkModes",
     "underlay",
+    "hostNetworks",
+    "routedCIDRs",
     "networks",
     "orphans",
 )
@@ -37,10 +40,15 @@ def hypervisor_status(
     pools: Sequence[Mapping[str, Any]],
     network_modes: Iterable[str],
     underlay: Underlay | None = None,
+    host_networks: Iterable[GivenNetwork] | None = None,
+    routed: Iterable[IpNetwork] | None = None,
     networks: Sequence[Mapping[str, Any]],
     orphans: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """All that the agent says of one of its hypervisors. Empty lists are left out."""
+    """All that the agent says of one of its hypervisors.
+
+    Empty lists are left out, but for those of what the host gives: left out they say that the agent does not know.
+    """
     generation = hypervisor["metadata"]["generation"]
     missing = [{"name": name, "message": why} for name, why in sorted(facts.missing.items())]
     status = {
@@ -64,4 +72,9 @@ def hypervisor_status(
             conditions_of(hypervisor), [Condition("Ready", "True", Reason.RUNNING, "")], generation=generation
         ),
     }
-    return {field: value for field, value in status.items() if value}
+    said = {field: value for field, value in status.items() if value}
+    if host_networks is not None:
+        said["hostNetworks"] = host_networks_json(host_networks)
+    if routed is not None:
+        said["routedCIDRs"] = routed_json(routed)
+    return said

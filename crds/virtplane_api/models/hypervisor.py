@@ -9,21 +9,25 @@ from virtplane_api.crdgen import (
     AllowBoolean,
     CelRule,
     CustomResource,
+    ListAtomic,
     ListMap,
     ListSet,
     PrinterColumn,
     Quantity,
     StructuralModel,
 )
+from virtplane_api.host_networks import MAX_GIVEN
 from virtplane_api.models.common import (
     Conditions,
     DnsLabel,
     Generation,
+    IpCidr,
     ObjectName,
     Token,
     Uid,
 )
 from virtplane_api.models.overlay import Underlay
+from virtplane_api.models.virtual_network import HostBridgeName
 from virtplane_api.names import CATEGORY, GROUP, VERSION
 from virtplane_api.vocabulary import NetworkMode
 
@@ -128,6 +132,27 @@ class Orphan(StructuralModel):
     token: Token = Field(description="The token of the placement that it was started under.", examples=[7])
 
 
+VlanNumber = Annotated[int, Field(ge=1, le=4094)]
+
+
+class GivenVlans(StructuralModel):
+    """VLANs (IEEE 802.1Q) from `first` to `last`, both included."""
+
+    first: VlanNumber = Field(description="The first VLAN.", examples=[100])
+    last: VlanNumber = Field(description="The last VLAN.", examples=[199])
+
+
+class GivenNetwork(StructuralModel):
+    """A network of the host that VirtualNetworks of mode Bridge may be joined to."""
+
+    name: HostBridgeName = Field(description="As in spec.bridge.name of the VirtualNetwork.", examples=["br-lan"])
+    vlans: GivenVlans | None = Field(
+        default=None,
+        description="In these VLANs alone. Without it: untagged, and in no VLAN.",
+        examples=[{"first": 100, "last": 199}],
+    )
+
+
 class HypervisorStatus(StructuralModel):
     """The endpoint as its agent last saw it."""
 
@@ -168,6 +193,23 @@ class HypervisorStatus(StructuralModel):
         default=None,
         description="What networks of mode Overlay go over: its end of the tunnels to other hosts.",
         examples=[{"address": "192.0.2.11", "mtu": 1500}],
+    )
+    host_networks: Annotated[list[GivenNetwork], ListAtomic(), Field(max_length=MAX_GIVEN)] | None = Field(
+        default=None,
+        description=(
+            "What VirtualNetworks of mode Bridge may be joined to. Empty: nothing. Absent: it is not known, and "
+            "machines are placed here as if it were given."
+        ),
+        examples=[[{"name": "br-lan"}, {"name": "br-dmz", "vlans": {"first": 100, "last": 199}}]],
+    )
+    routed_cidrs: Annotated[list[IpCidr], ListAtomic(), Field(max_length=MAX_GIVEN)] | None = Field(
+        default=None,
+        alias="routedCIDRs",
+        description=(
+            "The host routes these addresses to VirtualNetworks of mode Routed. Empty: none. Absent: it is not known, "
+            "and machines are placed here as if they were routed."
+        ),
+        examples=[["10.22.0.0/16", "fd00:22::/48"]],
     )
     networks: Annotated[list[NetworkReport], ListMap("uid"), Field(max_length=256)] | None = Field(
         default=None,

@@ -180,19 +180,26 @@ class Route(StructuralModel):
     via: IpAddress = Field(description="The address of the machine, in this network.", examples=["10.20.0.5"])
 
 
+HostBridgeName = Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[^\s/:.][^\s/:]*$")]
+"""A name that a network device can have."""
+
+
 class HostBridge(StructuralModel):
     """What of the host a network of mode Bridge is joined to."""
 
-    name: Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[^\s/:.][^\s/:]*$")] = Field(
-        description="A bridge of the host. It is not made, and nothing of it is changed but a port for the network.",
+    name: HostBridgeName = Field(
+        description=(
+            "A bridge of the host. It is not made, and nothing of it is changed but a port for the network. A machine "
+            "is placed only where it is given (status.hostNetworks of the Hypervisor)."
+        ),
         examples=["br-lan"],
     )
     vlan: Annotated[int, Field(ge=1, le=4094)] | None = Field(
         default=None,
         description=(
             "The VLAN of that bridge (IEEE 802.1Q) that machines are on: their frames carry its tag there, and they "
-            "see none. Without it: untagged. A machine is placed only where the host can (NetworkVLAN). Not changed "
-            "while a machine is on it."
+            "see none. Without it: untagged. A machine is placed only where the host can (NetworkVLAN) and gives "
+            "it (status.hostNetworks of the Hypervisor). Not changed while a machine is on it."
         ),
         examples=[20],
     )

@@ -1,8 +1,9 @@
 """What a host's networks can be asked, as a small protocol that a Linux host, a vSphere or a Hyper-V switch can keep.
 
 A network is known by its UID (metadata.uid of the VirtualNetwork); names of the host (bridges, port groups) never leave
-a driver but inside an attachment. A driver holds no truth: what it says in `observe` it has just looked up, so one that
-was killed at any point and opened again says the same, and `apply` goes on where it was.
+a driver but inside an attachment, and those that it gives to networks in its facts. A driver holds no truth: what it
+says in `observe` it has just looked up, so one that was killed at any point and opened again says the same, and `apply`
+goes on where it was.
 
 `apply` says how a network is to be as a whole, with a port for each interface of the machines of this host, and is
 asked again after every change and from time to time: what is so already is not touched, what somebody else changed is
@@ -24,6 +25,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol, Self
 
+from virtplane_api.host_networks import GivenNetwork
 from virtplane_api.vocabulary import (
     Addressing,
     FirewallAction,
@@ -256,6 +258,10 @@ class NetworkFacts:
     would bring it."""
     underlay: Underlay | None = None
     """What networks of mode Overlay go over; None: there are none."""
+    host_networks: tuple[GivenNetwork, ...] | None = None
+    """What networks of mode Bridge may be joined to; None: the driver refuses none by its name."""
+    routed: tuple[IpNetwork, ...] | None = None
+    """Addresses that networks of mode Routed may have; None: the driver refuses none."""
 
 
 class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
@@ -292,6 +298,7 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         Raises:
             Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible, VLANNotPossible:
                 a port has a firewall, or it has a VLAN, and the host has no means for it; nothing was changed.
+                NetworkNotAllowed: it is not of the `host_networks` or the `routed` of the facts; nothing was changed.
             Unavailable: not now; it may be so in part, and may be asked for again.
         """
         ...

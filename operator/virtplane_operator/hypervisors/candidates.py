@@ -1,7 +1,9 @@
 """The Hypervisors as candidates for a placement: what they report, less what is given away."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from virtplane_api.host_networks import host_networks_of, routed_of
 from virtplane_api.kube.conditions import is_true
 from virtplane_api.kube.resources import HYPERVISORS, Key, Object
 from virtplane_api.models.hypervisor import DEFAULT_CPU_ALLOCATION_RATIO, PoolState
@@ -40,6 +42,12 @@ class Candidates:
             )
         return found
 
+    def reported(self) -> Iterator[Candidate]:
+        """Every Hypervisor whose agent has spoken, as if it was empty."""
+        for key, hypervisor in self._store.all(HYPERVISORS).items():
+            if has_spoken(hypervisor):
+                yield self._reported(key, hypervisor)
+
     def _reported(self, key: Key, hypervisor: Object) -> Candidate:
         version = version_of(hypervisor)
         known = self._parsed.get(key)
@@ -67,4 +75,20 @@ def _candidate(hypervisor: Object) -> Candidate:
         network_modes=frozenset(status.get("networkModes") or ()),
         tunnel_mtu=mtu_by(hypervisor),
         missing_capabilities={one["name"]: one["message"] for one in status.get("missingCapabilities") or ()},
+        host_networks=host_networks_of(status),
+        routed=routed_of(status),
     )
+
+
+def networks_facts_of(hypervisor: Object | None) -> tuple[object, ...]:
+    """What of a Hypervisor it follows from whether networks can be there."""
+    if hypervisor is None or not has_spoken(hypervisor):
+        return ()
+    status = hypervisor["status"]
+    said = (status.get(field) for field in ("networkModes", "missingCapabilities", "hostNetworks", "routedCIDRs"))
+    return mtu_by(hypervisor), *said
+
+
+def has_spoken(hypervisor: Object) -> bool:
+    """Whether its agent has reported what the host is."""
+    return "capacity" in hypervisor.get("status", {})

@@ -1,8 +1,10 @@
 """Another spec.interfaces of a machine that has its place: what its next placement has, or why that cannot be had."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from virtplane_api.host_networks import gives, host_networks_of, routed_of, routes
 from virtplane_api.interfaces import is_claimed, key_of_row
 from virtplane_api.kube.resources import HYPERVISORS, Key, Object, uid_of
 from virtplane_api.reasons import Reason
@@ -14,7 +16,7 @@ from virtplane_operator.machines.interfaces import (
     plan_interfaces,
 )
 from virtplane_operator.machines.status import next_token, placement_of
-from virtplane_operator.networks.catalog import Catalog
+from virtplane_operator.networks.catalog import Catalog, Network
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.overlays import mtu_by
 from virtplane_operator.world import Store
@@ -80,7 +82,22 @@ def _not_here(machine: Object, plans: tuple[InterfacePlan, ...], hypervisor: Obj
                 f"{where} takes {lacking[0]}, which {name} has not; a placed machine is not moved for it: "
                 f"{missing[lacking[0]]}",
             )
+        if not_given := _not_given(network, status):
+            return Blocked(
+                Reason.NIC_NOT_ATTACHABLE,
+                f"{where} takes {not_given[0]}, which {name} does not give to networks; a placed machine is not moved "
+                f"for it: start its agent with {not_given[1]}",
+            )
     return None
+
+
+def _not_given(network: Network, status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What of the network its host does not give, and the flag that would."""
+    asked = network.host_network
+    if asked is not None and not gives(host_networks_of(status), asked):
+        return str(asked), asked.flag
+    cidr = next((cidr for cidr in network.routed if not routes(routed_of(status), cidr)), None)
+    return (str(cidr), f"--allow-routed {cidr}") if cidr is not None else None
 
 
 def _port_in_use(claims: Claims, machine: Object, placement: dict[str, Any]) -> Blocked | None:

@@ -48,6 +48,7 @@ from virtplane_operator.machines.status import (
 )
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.demands import with_networks
 from virtplane_operator.placement import Candidate, NoFit, Request, choose
 from virtplane_operator.volumes.inline import volume_of
 from virtplane_operator.volumes.reconcile import apply_placement
@@ -270,15 +271,14 @@ def _placement(machine: Object, chosen: Candidate, interfaces: Sequence[Interfac
 def _request(machine: Object, plans: Sequence[DiskPlan], interfaces: Sequence[InterfacePlan]) -> Request:
     scheduling = machine["spec"].get("scheduling") or {}
     demand = demand_of(machine)
-    return Request(
+    request = Request(
         cores=demand.cores,
         memory_mib=demand.memory_mib,
         driver=scheduling.get("driver", ""),
         hypervisor_name=scheduling.get("hypervisorName", ""),
         match_labels=(scheduling.get("hypervisorSelector") or {}).get("matchLabels") or {},
         storage=tuple(plan.need for plan in plans),
-        network_modes=frozenset(plan.network.mode for plan in interfaces),
         network_capabilities=network_capabilities_of(machine, interfaces),
         host_ports=host_ports_of(machine),
-        tunnel_mtu=max((plan.network.tunnel_mtu for plan in interfaces), default=0),
     )
+    return with_networks(request, [plan.network for plan in interfaces])

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from virtplane_api.host_networks import HostNetwork, IpNetwork
 from virtplane_api.kube.resources import NETWORKS, Key, Object, Resource, is_being_deleted, key_of, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkCapability, NetworkMode
@@ -36,6 +37,8 @@ class Network:
     """Of mode Overlay, both claimed in its status: None, not yet."""
     capabilities: frozenset[NetworkCapability] = frozenset()
     """What a host needs for it beyond its mode."""
+    host_network: HostNetwork | None = None
+    """Of mode Bridge: what it is joined to."""
 
     @property
     def is_numbered(self) -> bool:
@@ -53,6 +56,11 @@ class Network:
             version in other.subnets and subnet.cidr.overlaps(other.subnets[version].cidr)
             for version, subnet in self.subnets.items()
         )
+
+    @property
+    def routed(self) -> tuple[IpNetwork, ...]:
+        """Of mode Routed: what its hosts must route."""
+        return tuple(one.cidr for one in self.subnets.values()) if self.mode is NetworkMode.ROUTED else ()
 
     @property
     def counted(self) -> Subnet | None:
@@ -188,7 +196,7 @@ def _overlapped(spans: list[tuple[int, int, str]], subnet: Subnet) -> str:
 
 
 def _network_of(network: Object, before: Network | None) -> Network:
-    spec = network["spec"]
+    spec, bridge = network["spec"], network["spec"].get("bridge")
     subnets: dict[Version, Subnet] = {
         version: subnet_of(spec[f"ipv{version}"]) for version in VERSIONS if f"ipv{version}" in spec
     }
@@ -207,6 +215,7 @@ def _network_of(network: Object, before: Network | None) -> Network:
         vni=network.get("status", {}).get("vni"),
         mtu=network.get("status", {}).get("mtu"),
         capabilities=frozenset(_capabilities(spec)),
+        host_network=HostNetwork(bridge["name"], bridge.get("vlan")) if bridge else None,
     )
 
 

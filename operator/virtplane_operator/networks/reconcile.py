@@ -1,7 +1,7 @@
 """A VirtualNetwork's status is the operator's alone: what is claimed in it, and what the Hypervisors report of it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from virtplane_api.kube.client import KubeClient
@@ -14,6 +14,7 @@ from virtplane_api.reconcile import Done, Outcome, Wait
 from virtplane_operator.lifetime import ensure_finalizer, release
 from virtplane_operator.networks.catalog import Catalog, Network
 from virtplane_operator.networks.claims import Claims
+from virtplane_operator.networks.demands import of_network
 from virtplane_operator.networks.overlays import is_overlay
 from virtplane_operator.networks.summary import (
     OWNED,
@@ -24,6 +25,7 @@ from virtplane_operator.networks.summary import (
     row_of,
     with_old_figures,
 )
+from virtplane_operator.placement import Candidate, no_place_for_networks
 from virtplane_operator.world import AgentHealth, Store
 
 COUNT_EVERY_S = 5.0
@@ -42,6 +44,7 @@ class NetworkReconciler:
         claims: Claims,
         health: AgentHealth,
         events: EventRecorder,
+        reported: Callable[[], Iterable[Candidate]],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,6 +54,7 @@ class NetworkReconciler:
         self._claims = claims
         self._health = health
         self._events = events
+        self._reported = reported
         self._clock = clock
         self._counted_at: dict[Key, float] = {}
         """When used and free were written last."""
@@ -74,12 +78,16 @@ class NetworkReconciler:
 
     async def _sum_up(self, network: Object, users: Sequence[str]) -> Outcome:
         known, current = self._catalog.parse(network), network.get("status", {})
+        rows = self._rows(known.uid)
+        # Where it is already it can be.
+        no_fit = no_place_for_networks(of_network(known), self._reported()) if not rows else None
         status = network_status(
             network,
             used=self._claims.used(known.uid),
             free=self._free(known),
-            rows=self._rows(known.uid),
+            rows=rows,
             not_served=self._catalog.not_served(known),
+            no_place=no_fit.message if no_fit is not None else "",
             users=users,
         )
         if is_overlay(network):

@@ -66,18 +66,21 @@ def network_status(
     free: int | None,
     rows: Sequence[Row],
     not_served: NotServed | None,
+    no_place: str = "",
     users: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the network's status is to say.
 
-    `free` is None where the network manages no addresses; `users` are those that its deletion waits for.
+    `free` is None where the network manages no addresses; `no_place` is why no Hypervisor can have it, empty: one can;
+    `users` are those that its deletion waits for.
     """
     generation = network["metadata"]["generation"]
+    ready = _deletion_waits_for(users) if users else _ready(rows, used, not_served, no_place)
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "used": min(used, _MAX_COUNT),
         "hypervisorCount": min(len(rows), _MAX_HYPERVISORS),
-        "conditions": merged(conditions_of(network), [_ready(rows, used, not_served, users)], generation=generation),
+        "conditions": merged(conditions_of(network), [ready], generation=generation),
     }
     if free is not None:
         status["free"] = max(0, min(free, _MAX_COUNT))
@@ -95,10 +98,12 @@ def with_old_figures(network: Object, status: Mapping[str, Any]) -> dict[str, An
     return kept
 
 
-def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None, users: Sequence[str]) -> Condition:
+def _deletion_waits_for(users: Sequence[str]) -> Condition:
     # Before all else: whatever else is wrong with it, it takes no new machine. What hosts say stays in their rows.
-    if users:
-        return Condition("Ready", "False", Reason.IN_USE, f"deletion waits for {' and '.join(users)}")
+    return Condition("Ready", "False", Reason.IN_USE, f"deletion waits for {' and '.join(users)}")
+
+
+def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None, no_place: str) -> Condition:
     if not_served is not None:
         return Condition("Ready", "False", not_served.reason, not_served.message)
     failed = [row for row in rows if row.state == NetworkState.FAILED]
@@ -110,6 +115,8 @@ def _ready(rows: Sequence[Row], used: int, not_served: NotServed | None, users: 
         return Condition("Ready", UNKNOWN, unknown[0].reason, _said(unknown, len(rows), "nothing is known of"))
     if rows:
         return Condition("Ready", "True", Reason.SERVED, f"{_hypervisors(len(rows))} with machines on it")
+    if no_place:
+        return Condition("Ready", "False", Reason.NO_HYPERVISOR, no_place)
     if used:
         return Condition("Ready", "True", Reason.NO_MACHINES, "the machines on it have no place")
     return Condition("Ready", "True", Reason.NO_MACHINES, "no machine is on it")

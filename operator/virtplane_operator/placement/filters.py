@@ -6,12 +6,13 @@ A Hypervisor is counted under the first that applies, so that the sums in a mess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from virtplane_api.host_networks import gives, routes
 from virtplane_api.quantity import format_bytes, format_coarse
 from virtplane_operator.placement.values import Candidate, Request
 
 _MIB = 1 << 20
 _SHOWN = 3
-"""How many machines that hold a port are named."""
+"""How many machines that hold a port, or Hypervisors that do not give something, are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,10 @@ def _says_storage(request: Request, refused: Sequence[Candidate]) -> str:
 
 def _says_network(request: Request, refused: Sequence[Candidate]) -> str:
     missing = sorted({mode for candidate in refused for mode in request.network_modes - candidate.network_modes})
+    whys = {candidate.missing_capabilities.get(f"Network{mode}", "") for candidate in refused for mode in missing}
+    why = "; ".join(sorted(whys - {""})[:_SHOWN])
     modes = f"network {'mode' if len(missing) == 1 else 'modes'} {', '.join(missing)}"
-    return f"{len(refused)} {_lack(refused)} {modes}"
+    return f"{len(refused)} {_lack(refused)} {modes}" + (f" ({why})" if why else "")
 
 
 def _says_capabilities(request: Request, refused: Sequence[Candidate]) -> str:
@@ -55,6 +58,40 @@ def _says_capabilities(request: Request, refused: Sequence[Candidate]) -> str:
     }
     said = "; ".join(f"{name}: {why}" for name, why in sorted(lacked.items()))
     return f"{len(refused)} {_lack(refused)} {said}"
+
+
+def _gives_host_networks(request: Request, candidate: Candidate) -> bool:
+    return all(gives(candidate.host_networks, asked) for asked in request.host_networks)
+
+
+def _says_host_networks(request: Request, refused: Sequence[Candidate]) -> str:
+    asked = request.host_networks
+    missing = sorted(
+        (one for one in asked if not all(gives(candidate.host_networks, one) for candidate in refused)), key=str
+    )
+    no, give = " and no ".join(map(str, missing)), "gives" if len(refused) == 1 else "give"
+    flags = " ".join(one.flag for one in missing)
+    return f"{len(refused)} {give} no {no} to networks: {_named(refused)} ({_start(refused)} with {flags})"
+
+
+def _routes(request: Request, candidate: Candidate) -> bool:
+    return all(routes(candidate.routed, cidr) for cidr in request.routed)
+
+
+def _says_routed(request: Request, refused: Sequence[Candidate]) -> str:
+    missing = sorted(str(cidr) for cidr in request.routed if not all(routes(one.routed, cidr) for one in refused))
+    no, route = " and no ".join(missing), "routes" if len(refused) == 1 else "route"
+    flags = " ".join(f"--allow-routed {cidr}" for cidr in missing)
+    return f"{len(refused)} {route} no {no} for networks: {_named(refused)} ({_start(refused)} with {flags})"
+
+
+def _named(refused: Sequence[Candidate]) -> str:
+    names = sorted(candidate.name for candidate in refused)
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _start(refused: Sequence[Candidate]) -> str:
+    return "start its agent" if len(refused) == 1 else "start the agent of one"
 
 
 def _says_host_ports(request: Request, refused: Sequence[Candidate]) -> str:
@@ -89,6 +126,23 @@ def _lack(refused: Sequence[Candidate]) -> str:
     return "lacks" if len(refused) == 1 else "lack"
 
 
+OF_NETWORKS: tuple[Filter, ...] = (
+    Filter("network", lambda request, candidate: request.network_modes <= candidate.network_modes, _says_network),
+    Filter(
+        "tunnels",
+        lambda request, candidate: request.tunnel_mtu <= candidate.tunnel_mtu,
+        lambda request, refused: f"{len(refused)} {_lack(refused)} tunnels of MTU {request.tunnel_mtu}",
+    ),
+    Filter(
+        "network capabilities",
+        lambda request, candidate: request.network_capabilities.isdisjoint(candidate.missing_capabilities),
+        _says_capabilities,
+    ),
+    Filter("host networks", _gives_host_networks, _says_host_networks),
+    Filter("routed", _routes, _says_routed),
+)
+"""Of these follows where a network can be at all."""
+
 FILTERS: tuple[Filter, ...] = (
     Filter(
         "driver",
@@ -106,17 +160,7 @@ FILTERS: tuple[Filter, ...] = (
         _says_labels,
     ),
     Filter("storage", _has_storage, _says_storage),
-    Filter("network", lambda request, candidate: request.network_modes <= candidate.network_modes, _says_network),
-    Filter(
-        "tunnels",
-        lambda request, candidate: request.tunnel_mtu <= candidate.tunnel_mtu,
-        lambda request, refused: f"{len(refused)} {_lack(refused)} tunnels of MTU {request.tunnel_mtu}",
-    ),
-    Filter(
-        "network capabilities",
-        lambda request, candidate: request.network_capabilities.isdisjoint(candidate.missing_capabilities),
-        _says_capabilities,
-    ),
+    *OF_NETWORKS,
     Filter(
         "host ports",
         lambda request, candidate: not request.host_ports or request.host_ports.isdisjoint(candidate.host_ports),

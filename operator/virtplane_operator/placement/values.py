@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from virtplane_api.host_networks import GivenNetwork, HostNetwork, IpNetwork
+
 
 @dataclass(frozen=True, slots=True)
 class StorageNeed:
@@ -41,6 +43,10 @@ class Request:
     network_modes: frozenset[str] = frozenset()
     network_capabilities: frozenset[str] = frozenset()
     """What its networks ask for beyond their modes."""
+    host_networks: frozenset[HostNetwork] = frozenset()
+    """What its networks of mode Bridge are joined to."""
+    routed: frozenset[IpNetwork] = frozenset()
+    """Addresses of its networks of mode Routed."""
     host_ports: frozenset[HostPort] = frozenset()
     tunnel_mtu: int = 0
     """Largest packet in bytes of its networks of mode Overlay."""
@@ -69,6 +75,9 @@ class Candidate:
     """What its tunnels take."""
     missing_capabilities: Mapping[str, str] = field(default_factory=dict)
     """With the reason, as its agent says it."""
+    host_networks: tuple[GivenNetwork, ...] | None = None
+    routed: tuple[IpNetwork, ...] | None = None
+    """What it gives to networks; None: its agent does not say."""
     host_ports: Mapping[HostPort, Sequence[object]] = field(default_factory=dict)
     """Those that are held, and by whom, who prints as namespace/name."""
 

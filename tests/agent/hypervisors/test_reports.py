@@ -1,6 +1,7 @@
 """What an agent says of its Hypervisor and of the pools that it reaches."""
 
 import asyncio
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from virtplane_agent.endpoints import Endpoint
 from virtplane_agent.hypervisors.pools import PoolProbe
 from virtplane_agent.hypervisors.reconcile import NameTaken, register
 from virtplane_agent.hypervisors.status import hypervisor_status
+from virtplane_api.host_networks import GivenNetwork, VlanRange
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import HYPERVISORS, STORAGE_POOLS, Object
 from virtplane_drivers.attachment import FakeAttachment
@@ -30,6 +32,7 @@ FACTS = Facts(
     capabilities=frozenset({"ShutDown", "SerialConsole"}),
     missing={"OwnCgroup": "start the agent as root", "HardwareAcceleration": "/dev/kvm: no such device"},
 )
+CIDR = ip_network("10.22.0.0/16")
 ENDPOINT = Endpoint(HYPERVISOR, FakeHypervisor(), FACTS, ("fake",))
 
 
@@ -55,6 +58,15 @@ def test_a_hypervisor_says_what_its_host_is_and_can_do() -> None:
         ],
         "poolTypes": ["directory", "fake"],
     }
+
+
+def test_what_is_given_to_networks_is_said_also_when_it_is_nothing() -> None:
+    given = status(host_networks=[GivenNetwork("br-dmz", VlanRange(20, 20)), GivenNetwork("br-lan")], routed=[CIDR])
+    assert given["hostNetworks"] == [{"name": "br-dmz", "vlans": {"first": 20, "last": 20}}, {"name": "br-lan"}]
+    assert given["routedCIDRs"] == ["10.22.0.0/16"]
+    nothing = status(host_networks=(), routed=())
+    assert (nothing["hostNetworks"], nothing["routedCIDRs"]) == ([], [])
+    assert not {"hostNetworks", "routedCIDRs"} & status().keys()
 
 
 def test_pools_and_orphans_are_said_where_there_are_some() -> None:

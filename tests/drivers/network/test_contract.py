@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.drivers.network.hosts import NetworkHost, host_of
+from virtplane_api.host_networks import HostNetwork, gives, routes
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, ForwardProtocol, NetworkMode
 from virtplane_drivers.errors import Refused, Unavailable
@@ -85,6 +86,37 @@ async def test_a_network_of_each_mode_is_there_with_its_ports_once_it_was_applie
             assert (seen.state, seen.message, seen.ports) == (NetworkState.READY, "", keys(port(5), port(6)))
             assert await driver.inventory() == (uid,)
             await driver.remove(uid)
+
+
+@pytest.mark.parametrize("cidr", ["10.20.0.0/24", "192.0.2.0/24"])
+async def test_addresses_are_routed_where_the_host_says_so_and_nowhere_else(host: NetworkHost, cidr: str) -> None:
+    asked = ip_network(cidr)
+    async with host.open() as driver:
+        facts = await driver.probe()
+        if NetworkMode.ROUTED not in facts.modes:
+            pytest.skip("it has no such networks")
+        routed = replace(network(host, "net-1", mode=NetworkMode.ROUTED), ipv4=Subnet(asked, asked[1]), ipv6=None)
+        if routes(facts.routed, asked):
+            await driver.apply(routed)
+            assert (await driver.observe("net-1")).state is NetworkState.READY
+            return
+        with pytest.raises(Refused, match=f"{cidr}.*--allow-routed") as refused:
+            await driver.apply(routed)
+        assert refused.value.reason == Reason.NETWORK_NOT_ALLOWED
+        assert await driver.observe("net-1") == NO_NETWORK
+
+
+async def test_a_host_network_that_the_host_does_not_give_is_not_joined(host: NetworkHost) -> None:
+    asked = HostNetwork("br-stolen")
+    async with host.open() as driver:
+        facts = await driver.probe()
+        if gives(facts.host_networks, asked):
+            pytest.skip("it gives every one")
+        joined = replace(network(host, "net-1", mode=NetworkMode.BRIDGE), ipv4=None, ipv6=None, host_bridge=asked.name)
+        with pytest.raises(Refused, match=asked.name) as refused:
+            await driver.apply(joined)
+        assert refused.value.reason == Reason.NETWORK_NOT_ALLOWED
+        assert await driver.observe("net-1") == NO_NETWORK
 
 
 async def test_a_firewall_is_taken_or_refused_and_never_left_out(host: NetworkHost) -> None:

@@ -180,6 +180,50 @@ def test_an_interface_whose_network_takes_what_the_host_lacks_is_not_had_unless_
     assert changed(World(*networks), WAN, LAN, has=[row], hypervisor_status=status)[0] == row
 
 
+_GIVES = {
+    "networkModes": ["NAT", "Bridge", "Routed"],
+    "hostNetworks": [{"name": "br-dmz", "vlans": {"first": 20, "last": 29}}],
+    "routedCIDRs": ["10.22.0.0/16"],
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "not_given"),
+    [
+        ({"mode": "Bridge", "bridge": {"name": "br-dmz", "vlan": 20}}, ""),
+        ({"mode": "Routed", "ipv4": {"cidr": "10.22.4.0/24"}}, ""),
+        (
+            {"mode": "Bridge", "bridge": {"name": "br-dmz"}},
+            (
+                "takes bridge br-dmz, which host-a-qemu does not give to networks; a placed machine is not moved for "
+                "it: start its agent with --allow-bridge br-dmz"
+            ),
+        ),
+        (
+            {"mode": "Routed", "ipv4": {"cidr": "10.22.4.0/24"}, "ipv6": {"cidr": "fd00:22::/64"}},
+            (
+                "takes fd00:22::/64, which host-a-qemu does not give to networks; a placed machine is not moved for "
+                "it: start its agent with --allow-routed fd00:22::/64"
+            ),
+        ),
+    ],
+    ids=["a VLAN that is given", "addresses that are routed", "a bridge that is not", "addresses that are not"],
+)
+def test_a_network_that_the_host_does_not_give_comes_to_no_placed_machine_and_leaves_none(
+    spec: Object, not_given: str
+) -> None:
+    networks, wide = (network(), network("wide", **spec)), {"name": "wide", "networkName": "wide"}
+    found = changed(World(*networks), LAN, wide, hypervisor_status=_GIVES)
+    if not_given:
+        assert found == ("NicNotAttachable", f"spec.interfaces[1].networkName: VirtualNetwork wide {not_given}")
+    else:
+        assert [row["name"] for row in found] == ["lan", "wide"]
+    silent = {"networkModes": _GIVES["networkModes"]}
+    assert [row["name"] for row in changed(World(*networks), LAN, wide, hypervisor_status=silent)] == ["lan", "wide"]
+    has = claimed("wide", "wide", "52:54:00:00:00:02")
+    assert changed(World(*networks), wide, LAN, has=[has], hypervisor_status=_GIVES)[0]["name"] == "wide"
+
+
 def test_an_interface_of_another_name_may_take_over_the_address_of_the_one_that_it_replaces() -> None:
     seen = {"host": {"hypervisor": "host-a-qemu", "token": 7, "state": "Present"}, "interfaces": [ROW]}
     asked = {"name": "net0", "networkName": "lan", "ipAddresses": ["10.20.0.9"], "macAddress": "52:54:00:00:00:55"}

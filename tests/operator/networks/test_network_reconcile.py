@@ -14,10 +14,11 @@ from virtplane_api.kube.events import EventRecorder
 from virtplane_api.kube.resources import HYPERVISORS, NETWORKS, VIRTUAL_MACHINES, Key, Object
 from virtplane_api.names import NETWORK_IN_USE_FINALIZER, OPERATOR_FIELD_MANAGER
 from virtplane_api.reconcile import Done, Outcome, Wait
+from virtplane_operator.hypervisors.candidates import Candidates
 from virtplane_operator.networks.catalog import Catalog
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.reconcile import COUNT_EVERY_S, NetworkReconciler
-from virtplane_operator.world import AgentHealth, Store
+from virtplane_operator.world import AgentHealth, Store, Usage
 
 SYSTEM_NAMESPACE = "virtplane-system"
 
@@ -34,8 +35,9 @@ class World:
         self.store.listen(catalog.observe)
         health = AgentHealth(client, SYSTEM_NAMESPACE, lambda _agent: None)
         events = EventRecorder(client, controller=OPERATOR_FIELD_MANAGER, instance="test")
+        candidates = Candidates(self.store, Usage(), self.claims, health)
         self._reconciler = NetworkReconciler(
-            client, self.store, catalog, self.claims, health, events, clock=lambda: self.now
+            client, self.store, catalog, self.claims, health, events, candidates.reported, clock=lambda: self.now
         )
         self._version = 0
 

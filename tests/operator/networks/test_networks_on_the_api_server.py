@@ -180,6 +180,36 @@ def test_a_machine_goes_where_its_mode_and_its_host_ports_are_to_be_had(cluster:
     cluster.wait_placed("web2")
 
 
+def test_a_machine_goes_only_where_its_network_is_given_and_a_network_that_nobody_gives_says_so(
+    cluster: Cluster,
+) -> None:
+    cluster.host.report(networkModes=["Bridge", "Routed"], hostNetworks=[{"name": "br-dmz"}], routedCIDRs=[])
+    office = cluster.network("office", mode="Bridge")
+    office["spec"] = {"mode": "Bridge", "bridge": {"name": "br-lan", "vlan": 20}}
+    cluster.apply(office, cluster.network("lan", "10.22.4.0/24", "Routed"))
+    not_given = "0 of 1 hypervisor fits: 1 gives no VLAN 20 of bridge br-lan to networks: "
+    not_given += f"{cluster.host.name} (start its agent with --allow-bridge br-lan:20)"
+    assert cluster.wait_reason("vpnet", "office", "NoHypervisor") == not_given
+    not_routed = f"1 routes no 10.22.4.0/24 for networks: {cluster.host.name} "
+    assert not_routed in cluster.wait_reason("vpnet", "lan", "NoHypervisor")
+
+    cluster.apply(cluster.vm("phone", {"name": "a", "networkName": "office"}), cluster.vm("web", LAN))
+    for machine, said in {"phone": not_given, "web": not_routed}.items():
+        assert said in cluster.wait_reason("vpvm", machine, "NoHypervisorFits")
+    vlans = {"first": 10, "last": 29}
+    cluster.host.report(hostNetworks=[{"name": "br-lan", "vlans": vlans}], routedCIDRs=["10.22.0.0/16"])
+    cluster.wait_placed("phone")
+    cluster.wait_placed("web")
+    # Its agent was started again with less: who is there stays, nobody else comes.
+    cluster.host.report(hostNetworks=[], routedCIDRs=[])
+    cluster.apply(cluster.vm("web2", LAN))
+    assert not_routed in cluster.wait_reason("vpvm", "web2", "NoHypervisorFits")
+    assert cluster.get("vpvm", "web")["status"]["placement"]["hypervisor"] == cluster.host.name
+    # An older agent says nothing of it.
+    cluster.host.report(hostNetworks=None, routedCIDRs=None)
+    cluster.wait_placed("web2")
+
+
 def test_a_network_stays_until_its_last_machine_and_its_last_host_have_left_it(cluster: Cluster) -> None:
     cluster.apply(cluster.network(), cluster.vm("web", LAN))
     cluster.wait_placed("web")

@@ -61,6 +61,19 @@ def test_a_network_that_is_to_go_says_who_keeps_it_whatever_else_is_wrong_with_i
     assert said["hypervisors"][1]["message"] == FAILED.message
 
 
+def test_a_network_that_no_hypervisor_can_have_says_so_unless_one_has_it_already() -> None:
+    no_place = "0 of 1 hypervisor fits: 1 lacks network mode Overlay"
+    for used in (0, 1):
+        said = network_status(network(), used=used, free=252, rows=[], not_served=None, no_place=no_place)
+        assert conditions(said) == {"Ready": ("False", "NoHypervisor")}
+        assert said["conditions"][0]["message"] == no_place
+    served = network_status(network(), used=1, free=252, rows=[A], not_served=None, no_place=no_place)
+    assert conditions(served) == {"Ready": ("True", "Served")}
+    against_itself = NotServed("NetworkInvalid", "x")
+    said = network_status(network(), used=0, free=252, rows=[], not_served=against_itself, no_place=no_place)
+    assert conditions(said) == {"Ready": ("False", "NetworkInvalid")}
+
+
 def test_a_network_without_machines_has_figures_and_no_rows() -> None:
     said = status(used=0)
     assert {name: said[name] for name in said if name != "conditions"} == {

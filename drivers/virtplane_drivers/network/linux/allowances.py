@@ -4,12 +4,12 @@ A bridge of the host leads to whatever that is joined to, and a route of the hos
 given by the agent's flags, and nothing is without them.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from virtplane_api.host_networks import GivenNetwork, HostNetwork, VlanRange, gives, routes
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import Refused
@@ -23,9 +23,11 @@ MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, Ne
 
 
 def check_bridge_name(name: str) -> None:
-    """Raises ValueError of a name that no network device can have (Linux: dev_valid_name)."""
-    if len(os.fsencode(name)) > _MAX_NAME_BYTES or re.search(r"[\s/:]", name) or name in ("", ".", ".."):
-        raise ValueError(f"{name!r} is no name of a bridge: at most {_MAX_NAME_BYTES} bytes, no space, '/' or ':'")
+    """Raises ValueError of a name that no network device (Linux: dev_valid_name), or no spec.bridge.name, can have."""
+    if len(name.encode()) > _MAX_NAME_BYTES or not re.fullmatch(r"[^\s/:.][^\s/:]*", name):
+        raise ValueError(
+            f"{name!r} is no name of a bridge: at most {_MAX_NAME_BYTES} bytes, no space, '/' or ':', and no '.' first"
+        )
 
 
 class BridgeVlans(NamedTuple):
@@ -64,6 +66,12 @@ class Allowances:
     """By tag: who may join a bridge in one VLAN may join it neither in another one nor untagged."""
 
     @property
+    def host_networks(self) -> tuple[GivenNetwork, ...]:
+        """The bridges as placements know them."""
+        tagged = (GivenNetwork(one.bridge, VlanRange(one.first, one.last)) for one in self.vlans)
+        return (*map(GivenNetwork, sorted(self.bridges)), *tagged)
+
+    @property
     def missing(self) -> Mapping[NetworkMode, str]:
         """Modes that nothing is allowed of, and the flag that would."""
         missing = {}
@@ -77,28 +85,18 @@ class Allowances:
 
     def check(self, network: Network) -> None:
         """Raises Refused (NetworkNotAllowed) of a network that would have more."""
-        if network.mode is NetworkMode.BRIDGE and not self._gives_bridge(network):
+        asked = HostNetwork(network.host_bridge, network.vlan)
+        if network.mode is NetworkMode.BRIDGE and not gives(self.host_networks, asked):
             given = ", ".join(sorted([*self.bridges, *map(str, self.vlans)]))
             what = f"VLAN {network.vlan} of its bridge" if network.vlan is not None else "its bridge"
             given = f" (given: {given})" if given else ""
-            flag = f"--allow-bridge {network.host_bridge}" + (f":{network.vlan}" if network.vlan is not None else "")
-            message = f"the host does not give {what} {network.host_bridge} to networks{given}: {flag}"
+            message = f"the host does not give {what} {network.host_bridge} to networks{given}: {asked.flag}"
             raise Refused(message, reason=Reason.NETWORK_NOT_ALLOWED)
         if network.mode is NetworkMode.ROUTED:
             for subnet in network.subnets:
-                if not any(_holds(allowed, subnet.cidr) for allowed in self.routed):
+                if not routes(self.routed, subnet.cidr):
                     message = f"the host does not route {subnet.cidr} for networks: --allow-routed"
                     raise Refused(message, reason=Reason.NETWORK_NOT_ALLOWED)
 
-    def _gives_bridge(self, network: Network) -> bool:
-        if network.vlan is None:
-            return network.host_bridge in self.bridges
-        return any(one.bridge == network.host_bridge and one.first <= network.vlan <= one.last for one in self.vlans)
-
 
 NOTHING_ALLOWED = Allowances()
-
-
-def _holds(allowed: IpNetwork, cidr: IpNetwork) -> bool:
-    # Of two families `subnet_of` raises.
-    return allowed.version == cidr.version and cidr.subnet_of(allowed)  # type: ignore[arg-type]

@@ -152,7 +152,8 @@ class LinuxNetworks(NetworkDriver):
             lacking[SEEN_ADDRESSES] = self._seen.missing
         if not self._missing and self._vlans.missing:
             lacking[NetworkCapability.VLAN] = self._vlans.missing
-        return NetworkFacts(MODES - set(missing), lacking, underlay)
+        given = self._allowances
+        return NetworkFacts(MODES - set(missing), lacking, underlay, given.host_networks, given.routed)
 
     async def inventory(self) -> tuple[str, ...]:
         """Whatever of a network is left on the host names it."""

@@ -8,6 +8,7 @@ import pytest
 
 from tests.drivers.network.hosts import reachable_folder
 from virtplane_agent.main import argument_parser
+from virtplane_api.host_networks import GivenNetwork, VlanRange
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.errors import Refused, Unavailable
@@ -72,6 +73,16 @@ def test_what_was_not_given_is_refused_with_the_flag_that_would_give_it(network:
     assert refused.value.reason == Reason.NETWORK_NOT_ALLOWED
 
 
+def test_a_host_tells_placements_what_it_gives() -> None:
+    assert GIVEN.host_networks == (
+        GivenNetwork("br-all"),
+        GivenNetwork("br-lan"),
+        GivenNetwork("br-dmz", VlanRange(20, 20)),
+        GivenNetwork("br-dmz", VlanRange(100, 199)),
+        GivenNetwork("br-all", VlanRange(1, 4094)),
+    )
+
+
 def test_a_host_that_gives_nothing_has_no_such_modes() -> None:
     assert set(NOTHING_ALLOWED.missing) == {NetworkMode.BRIDGE, NetworkMode.ROUTED}
     assert GIVEN.missing == {}
@@ -96,7 +107,16 @@ def test_the_flag_says_which_bridge_and_which_vlans(text: str, given: object) ->
     "text",
     [
         *("", ":20", "br-lan:", "br-lan:0", "br-lan:4095", "br-lan:30-20", "br-lan:20-", "br-lan:-20", "br-lan:x"),
-        *("br-lan:\u0663", "br lan", "br/lan:20", "..", "a-bridge-of-a-long-name", "a-bridge-of-a-long-name:20"),
+        *(
+            "br-lan:\u0663",
+            "br lan",
+            "br/lan:20",
+            "..",
+            ".br",
+            "br-\udcff",
+            "a-bridge-of-a-long-name",
+            "a-bridge-of-a-long-name:20",
+        ),
     ],
 )
 def test_a_flag_that_makes_no_sense_is_refused_at_the_start(text: str, capsys: pytest.CaptureFixture[str]) -> None:
