@@ -1,13 +1,16 @@
 """The flows that the kernel knows in a network namespace, read and ended by netlink.
 
-One message for each flow: conntrack(8) would be a process for each. Source: linux/netfilter/nfnetlink_conntrack.h.
+One message for each flow. conntrack(8) would read all of them anew for each address and side that is asked for: for 20
+guests on a router with 100,000 flows that takes 20 s of CPU, and this 0.7 s.
+
+Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
 import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from ipaddress import ip_address
 
 from virtplane_drivers.network.linux.rules.affected import EVERYBODY, Affected
@@ -20,8 +23,8 @@ _ERROR, _DONE = 2, 3
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 _ORIGINAL, _REPLY, _ID = 1, 2, 12
 _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
-_IPV4_SOURCE, _IPV6_SOURCE = 1, 3
-_NUMBER, _SOURCE_PORT = 1, 2
+_IPV4_SOURCE, _IPV4_DESTINATION, _IPV6_SOURCE, _IPV6_DESTINATION = 1, 2, 3, 4
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _TYPE_MASK = 0x3FFF
 """Without the flags that say how an attribute is to be read."""
 _HEADER, _NF_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("!BBH"), struct.Struct("=HH")
@@ -35,16 +38,46 @@ def end_flows_unless(is_kept: Callable[[Flow], bool], among: Affected = EVERYBOD
     Raises:
         OSError: the kernel does not say.
     """
+
+    def condemned(body: bytes) -> dict[int, bytes] | None:
+        attributes = _if_among(body, among)
+        return None if attributes is None or is_kept(_flow(attributes)) else attributes
+
+    return _end_each(condemned)
+
+
+def end_flows_through(ports: Set[tuple[int, int]], addresses: Set[bytes]) -> int:
+    """How many flows of the thread's namespace were ended: those to one of the ports (protocol, number) whose first
+    packet was to one of the addresses, or that one of them answers. Blocking.
+
+    Raises:
+        OSError: the kernel does not say.
+    """
+
+    def condemned(body: bytes) -> dict[int, bytes] | None:
+        if not any(address in body for address in addresses):  # most are looked at no further
+            return None
+        attributes = _attributes(body)
+        asked, answered = _directions(attributes)
+        of_router = (
+            _address(asked, _IPV4_DESTINATION, _IPV6_DESTINATION),
+            _address(answered, _IPV4_SOURCE, _IPV6_SOURCE),
+        )
+        protocol = _attributes(asked[_TUPLE_PROTOCOL])
+        port = protocol[_NUMBER][0], int.from_bytes(protocol.get(_DESTINATION_PORT, b""))
+        return attributes if port in ports and not addresses.isdisjoint(of_router) else None
+
+    return _end_each(condemned)
+
+
+def _end_each(condemned: Callable[[bytes], dict[int, bytes] | None]) -> int:
+    """How many were ended: those of which `condemned` gives the attributes."""
     ended = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as kernel:
         kernel.settimeout(_TIMEOUT_S)
         # All first: to a request in the midst of it the kernel would not answer.
-        condemned = [
-            (family, attributes)
-            for family, body in _known(kernel)
-            if (attributes := _if_among(body, among)) is not None and not is_kept(_flow(attributes))
-        ]
-        for family, attributes in condemned:
+        each = [(family, attributes) for family, body in _known(kernel) if (attributes := condemned(body)) is not None]
+        for family, attributes in each:
             ended += _end(kernel, family, attributes)
     return ended
 
@@ -55,7 +88,7 @@ def _if_among(body: bytes, among: Affected) -> dict[int, bytes] | None:
     if ends is not None and ends[0] not in among and ends[1] not in among:
         return None
     attributes = _attributes(body)
-    asked, answered = (_attributes(attributes[kind]) for kind in (_ORIGINAL, _REPLY))
+    asked, answered = _directions(attributes)
     source, destination = (_address(one, _IPV4_SOURCE, _IPV6_SOURCE) for one in (asked, answered))
     return attributes if source in among or destination in among else None
 
@@ -114,7 +147,7 @@ def _answers(kernel: socket.socket) -> Iterator[tuple[int, bytes]]:
 
 def _flow(attributes: dict[int, bytes]) -> Flow:
     """Whom it is from tells its first packet; whom it is to, the answer: in between addresses may be replaced."""
-    asked, answered = (_attributes(attributes[kind]) for kind in (_ORIGINAL, _REPLY))
+    asked, answered = _directions(attributes)
     protocol, answers_by = _attributes(asked[_TUPLE_PROTOCOL]), _attributes(answered[_TUPLE_PROTOCOL])
     return Flow(
         protocol[_NUMBER][0],
@@ -122,6 +155,11 @@ def _flow(attributes: dict[int, bytes]) -> Flow:
         ip_address(_address(answered, _IPV4_SOURCE, _IPV6_SOURCE)),
         int.from_bytes(answers_by.get(_SOURCE_PORT, b"")),
     )
+
+
+def _directions(attributes: dict[int, bytes]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """How a flow was asked for, and how it is answered."""
+    return _attributes(attributes[_ORIGINAL]), _attributes(attributes[_REPLY])
 
 
 def _address(tuple_: dict[int, bytes], ipv4: int, ipv6: int) -> bytes:
