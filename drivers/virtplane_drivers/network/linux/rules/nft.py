@@ -1,12 +1,11 @@
 """nft(8) in a network namespace, and the one number by which the kernel says that no rule there has changed."""
 
-import asyncio
-import contextlib
 import socket
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.command import execute
 from virtplane_drivers.network.linux.namespace import in_namespace
 from virtplane_drivers.network.linux.rules.nfnetlink import REQUEST, asked, attributes, opened
 
@@ -36,12 +35,13 @@ async def command(namespace: Path | None, *argv: str, stdin: str = "", harmless:
     """
     entered = argv if namespace is None else ("nsenter", f"--net={namespace}", "--", *argv)
     try:
-        status, stdout, stderr = await _execute(entered, stdin)
+        # A caller that is cancelled leaves nothing running: it might put older rules in after newer ones.
+        done = await execute(*entered, stdin=stdin, timeout_s=_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
         raise _failure(f"{argv[0]} does not run: {error!r}") from error
-    if status != 0 and not (harmless and harmless in stderr):
-        raise _failure(f"{' '.join(argv)}: {stderr.strip()[:500]}")
-    return stdout
+    if done.exit_status != 0 and not (harmless and harmless in done.stderr):
+        raise _failure(f"{' '.join(argv)}: {done.stderr.strip()[:500]}")
+    return done.stdout
 
 
 async def generation(namespace: Path | None) -> int:
@@ -66,25 +66,6 @@ def _generation() -> int:
         if attribute == _GENERATION_ID:
             return int.from_bytes(value)
     raise OSError("netlink names no generation")
-
-
-async def _execute(argv: tuple[str, ...], stdin: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            stdout, stderr = await process.communicate(stdin.encode())
-    except BaseException:
-        # Else it might put older rules in after newer ones.
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    return process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace")
 
 
 def _failure(message: str) -> Unavailable:
