@@ -3,12 +3,14 @@
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from tests.drivers.network import numbered
 from tests.drivers.network.hosts import NetworkHost, host_of
+from tests.drivers.network.numbered import subnet
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, ForwardProtocol, NetworkMode
 from virtplane_drivers.errors import Refused, Unavailable
@@ -21,18 +23,11 @@ from virtplane_drivers.network.contract import (
     NetworkState,
     Port,
     PortForward,
-    Subnet,
 )
 
 
 def port(number: int, machine: str = "vm") -> Port:
-    return Port(
-        machine_uid=f"{machine}-{number}",
-        machine_name=f"{machine}-{number}",
-        interface="lan",
-        mac=f"52:54:00:00:00:{number:02x}",
-        addresses=(ip_address(f"10.20.0.{number}"), ip_address(f"fd00:20::{number:x}")),
-    )
+    return numbered.port(number, cidrs=("10.20.0.0/24", "fd00:20::/64"), machine=f"{machine}-")
 
 
 def network(host: NetworkHost, uid: str, *ports: Port, mode: NetworkMode | None = None) -> Network:
@@ -41,8 +36,8 @@ def network(host: NetworkHost, uid: str, *ports: Port, mode: NetworkMode | None 
         namespace="shop",
         name=uid,
         mode=mode or host.mode,
-        ipv4=Subnet(ip_network("10.20.0.0/24"), ip_address("10.20.0.1")),
-        ipv6=Subnet(ip_network("fd00:20::/64"), ip_address("fd00:20::1")),
+        ipv4=subnet("10.20.0.0/24", "10.20.0.1"),
+        ipv6=subnet("fd00:20::/64", "fd00:20::1"),
         domain="shop.test",
         forwarders=(ip_address("203.0.113.1"),),
         ports=ports,

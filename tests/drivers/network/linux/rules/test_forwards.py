@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Host, Namespace
-from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, network, new_router, port
+from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, new_router
 from tests.drivers.network.linux.rules.services import PORT, reaches, seen_as, service
+from tests.drivers.network.numbered import network, port
 from virtplane_api.vocabulary import ForwardProtocol
 from virtplane_drivers.network.contract import Port, PortForward
 from virtplane_drivers.network.linux.rules import HostRules, RouterRules, end_flows, end_forwards
