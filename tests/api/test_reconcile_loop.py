@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from virtplane_api.reconcile import Done, Failed, Outcome, ReconcileLoop, Wait
-from virtplane_api.reconcile.loop import backoff_s
 
 
 @asynccontextmanager
@@ -163,11 +162,6 @@ async def test_of_two_waits_the_earlier_counts_and_a_change_ends_both() -> None:
         await idle(loop)
         assert not loop._timers
     assert passes == 1
-
-
-def test_backoff_doubles_up_to_a_minute_with_a_fifth_of_jitter() -> None:
-    for failures, middle_s in ((1, 0.5), (2, 1.0), (3, 2.0), (8, 60.0), (1000, 60.0)):
-        assert 0.8 * middle_s <= backoff_s(failures) <= 1.2 * middle_s
 
 
 async def test_the_tally_says_how_passes_ended_and_how_long_they_took() -> None:

@@ -18,7 +18,6 @@ PACKAGE_OF: Mapping[str, str] = {
 ROOTS_PACKAGE_OF: Mapping[str, str] = {
     "nft": "nftables",
     "dnsmasq": "dnsmasq-base",
-    "conntrack": "conntrack",
     "ip": "iproute2",
 }
 """What it needs as root besides: its network is of mode NAT."""
@@ -29,8 +28,9 @@ TESTS_PACKAGE_OF: Mapping[str, str] = {
     **ROOTS_PACKAGE_OF,
     **USERS_PACKAGE_OF,
     "qemu-ga": "qemu-guest-agent",
+    "conntrack": "conntrack",
 }
-"""The same for the tests, so that `make run` puts no guest agent on anybody's machine."""
+"""The same for the tests, so that `make run` puts nothing of theirs on anybody's machine."""
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 """Debian keeps sbin out of other users' PATH."""

@@ -1,7 +1,6 @@
 """Two hosts, joined by one link, and one network over both, with real Linux guests on it."""
 
 import ipaddress
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,9 +9,9 @@ import pytest
 from tests.cluster.guests.quickstart import ADDRESS_PREFIX
 from tests.cluster.network_leftovers import mounts_below, network_processes
 from tests.cluster.waiting import eventually
-from tests.e2e.conftest import AGENT, Live, Object, condition, finished, pool, root_disk, start_qemu_agent, vm
+from tests.e2e.conftest import AGENT, Live, Object, condition, finished, root_disk, start_qemu_agent, vm
+from tests.e2e.second_host import BOTH, OTHER, place, second_host
 
-OTHER = "host-b"
 UNDERLAY = {AGENT: "198.51.100.1", OTHER: "198.51.100.2"}
 WIDE = {"mode": "Overlay", "ipv4": {"cidr": "10.20.0.0/24"}, "dns": {"domain": "shop.test"}}
 
@@ -30,7 +29,7 @@ class Hosts:
         return vm(
             name,
             self.namespace,
-            root_disk(source, "64Mi", poolName="both"),
+            root_disk(source, "64Mi", poolName=BOTH),
             memory={"size": "128Mi"},
             interfaces=[{"name": "lan", "networkName": "wide"}],
             scheduling={"hypervisorName": f"{agent}-qemu"},
@@ -70,10 +69,7 @@ class Hosts:
     def move(self, name: str, agent: str) -> None:
         """As an operator that takes a stopped machine to another host."""
         token = self.get("vpvm", name)["status"]["placement"]["token"] + 1
-        placement = {"hypervisor": f"{agent}-qemu", "agentName": agent, "token": token}
-        patch = json.dumps({"status": {"placement": placement}})
-        where = ("-n", self.namespace, "--subresource=status", "--type=merge")
-        self.live.kubectl("patch", "vpvm", name, *where, "-p", patch)
+        place(self.live, name, self.namespace, agent, token)
 
     def peers(self) -> dict[str, str]:
         peers = self.get("vpnet", "wide")["status"].get("peers", [])
@@ -89,19 +85,10 @@ def joined(live: Live) -> Iterator[Live]:
         host = live.system.host(agent)
         host.ip("address", "add", f"{address}/24", "dev", "under")
         host.ip("link", "set", "under", "up")
-        live.system.stop(agent) if agent == AGENT else None
-        start_qemu_agent(live, agent, "--underlay-address", address)
-    live.apply(pool("both", access="Shared", directory={"path": str(live.system.directory / "both")}))
-
-    def reached() -> bool:
-        rows = live.get("vppool", "both")["status"].get("hypervisors", [])
-        return sorted(row["name"] for row in rows if row["state"] == "Ready") == [f"{AGENT}-qemu", f"{OTHER}-qemu"]
-
-    eventually(reached, 60)
-    yield live
-    live.kubectl("delete", "vppool", "both", "--timeout=60s", timeout_s=90)
-    live.system.stop(OTHER)
-    live.kubectl("delete", "vphv", f"{OTHER}-qemu", "--wait=false")
+    live.system.stop(AGENT)
+    start_qemu_agent(live, AGENT, "--underlay-address", UNDERLAY[AGENT])
+    with second_host(live, "--underlay-address", UNDERLAY[OTHER]):
+        yield live
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Two agents that share a pool, and placements that nobody should have written: never two writers, at any moment."""
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,44 +8,25 @@ import pytest
 
 from tests.cluster.guest_processes import guest_processes
 from tests.cluster.waiting import eventually
-from tests.e2e.conftest import AGENT, Live, Object, condition, pool, root_disk, start_qemu_agent, vm
+from tests.e2e.conftest import AGENT, Live, Object, condition, root_disk, start_qemu_agent, vm
 from tests.e2e.invariants import two_writers
-
-OTHER = "host-b"
+from tests.e2e.second_host import BOTH, OTHER, place, second_host
 
 
 @pytest.fixture(scope="module")
 def shared(live: Live) -> Iterator[Live]:
-    """A second host, and a pool that both reach."""
-    start_qemu_agent(live, OTHER)
-    live.apply(pool("both", access="Shared", directory={"path": str(live.system.directory / "both")}))
-
-    def reached() -> bool:
-        rows = live.get("vppool", "both")["status"].get("hypervisors", [])
-        return sorted(row["name"] for row in rows if row["state"] == "Ready") == [f"{AGENT}-qemu", f"{OTHER}-qemu"]
-
-    eventually(reached, 60)
-    yield live
-    live.kubectl("delete", "vppool", "both", "--timeout=60s", timeout_s=90)
-    live.system.stop(OTHER)
-    live.kubectl("delete", "vphv", f"{OTHER}-qemu", "--wait=false")
+    with second_host(live):
+        yield live
 
 
 def machine_on(live: Live, agent: str, namespace: str) -> Object:
-    disk = root_disk(live.images.source("deaf.img"), poolName="both")
+    disk = root_disk(live.images.source("deaf.img"), poolName=BOTH)
     live.apply(vm("web", namespace, disk, scheduling={"hypervisorName": f"{agent}-qemu"}))
     return live.wait_ready("web", namespace)
 
 
 def pids_on(live: Live, agent: str, machine: Object) -> list[int]:
     return guest_processes(live.system.state_folder(agent) / "qemu" / machine["metadata"]["uid"])
-
-
-def place_by_hand(live: Live, namespace: str, agent: str, token: int) -> None:
-    """As an operator that errs: nobody looked whether the machine runs elsewhere."""
-    placement = {"hypervisor": f"{agent}-qemu", "agentName": agent, "token": token}
-    patch = json.dumps({"status": {"placement": placement}})
-    live.kubectl("patch", "vpvm", "web", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
 
 
 @contextmanager
@@ -74,7 +54,7 @@ def test_a_machine_that_is_placed_elsewhere_ends_here_before_it_starts_there(sha
     token = machine["status"]["placement"]["token"]
     with never_two_writers(shared):
         for number, agent in enumerate([OTHER, AGENT, OTHER]):
-            place_by_hand(shared, namespace, agent, token + 1 + number)
+            place(shared, "web", namespace, agent, token + 1 + number)
             eventually(lambda: len(pids_on(shared, agent, machine)) == 1, 60)  # noqa: B023  # called at once
             moved = shared.wait_ready("web", namespace)
             assert moved["status"]["host"]["hypervisor"] == f"{agent}-qemu"
@@ -88,7 +68,7 @@ def test_an_agent_that_comes_back_with_an_old_token_ends_its_stale_copy_first(sh
     [stale] = pids_on(shared, AGENT, machine)
     with never_two_writers(shared):
         shared.system.stop(AGENT, grace_s=0)
-        place_by_hand(shared, namespace, OTHER, token + 1)
+        place(shared, "web", namespace, OTHER, token + 1)
         waiting = shared.wait_condition("vpvm", "web", namespace, "DiskInUse")
         message = condition(waiting, "Ready")["message"]
         assert f"in use by machine {namespace}/web" in message
@@ -109,7 +89,7 @@ def test_a_volume_on_a_shared_pool_follows_its_user_to_the_other_host(shared: Li
             "apiVersion": "virtplane.dev/v1alpha1",
             "kind": "Volume",
             "metadata": {"name": "data", "namespace": namespace},
-            "spec": {"poolName": "both", "size": "1Mi", "source": shared.images.source("deaf.img")},
+            "spec": {"poolName": BOTH, "size": "1Mi", "source": shared.images.source("deaf.img")},
         },
         vm("first", namespace, disk, scheduling={"hypervisorName": f"{AGENT}-qemu"}),
     )

@@ -63,12 +63,10 @@ class VolumeReconciler:
         if policy == DeletionPolicy.RETAIN:
             message = "deletionPolicy Retain: the data stays in the pool under the Volume's UID"
             return await self._report(volume, removed_status(volume, Reason.RETAINED, message), Done())
-        pool = pool_of(volume, self._pools)
-        if isinstance(pool, str):
-            return await self._hindered(volume, Failure(Reason.POOL_NOT_FOUND, pool, _POOL_AGAIN_S))
-        driver = self._storage.get(pool.type)
-        if driver is None:
-            return await self._hindered(volume, _no_driver(pool))
+        found = self._pool_and_driver(volume)
+        if isinstance(found, Failure):
+            return await self._hindered(volume, found)
+        pool, driver = found
         try:
             await driver.delete(pool, uid_of(volume))
         except DriverError as error:
@@ -76,12 +74,10 @@ class VolumeReconciler:
         return await self._report(volume, removed_status(volume, Reason.DELETED, ""), Done())
 
     async def _make(self, volume: Object) -> Outcome:
-        pool = pool_of(volume, self._pools)
-        if isinstance(pool, str):
-            return await self._hindered(volume, Failure(Reason.POOL_NOT_FOUND, pool, _POOL_AGAIN_S))
-        driver = self._storage.get(pool.type)
-        if driver is None:
-            return await self._hindered(volume, _no_driver(pool))
+        found = self._pool_and_driver(volume)
+        if isinstance(found, Failure):
+            return await self._hindered(volume, found)
+        pool, driver = found
         try:
             observed = await self._begin(volume, pool, driver)
         except DriverError as error:
@@ -91,6 +87,13 @@ class VolumeReconciler:
         if observed.state is not VolumeState.CREATING:
             self._wake_user(volume)
         return outcome
+
+    def _pool_and_driver(self, volume: Object) -> tuple[Pool, StorageDriver] | Failure:
+        pool = pool_of(volume, self._pools)
+        if isinstance(pool, str):
+            return Failure(Reason.POOL_NOT_FOUND, pool, _POOL_AGAIN_S)
+        driver = self._storage.get(pool.type)
+        return _no_driver(pool) if driver is None else (pool, driver)
 
     async def _begin(self, volume: Object, pool: Pool, driver: StorageDriver) -> ObservedVolume:
         """What is there, after asking for it where it is missing, or where its failure's time is over."""

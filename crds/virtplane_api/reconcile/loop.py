@@ -7,26 +7,17 @@ raises is a fault of that key alone: logged, and repeated with backoff.
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from virtplane_api.reconcile.backoff import backoff_s
 from virtplane_api.reconcile.outcome import Done, Failed, Outcome, Wait
 from virtplane_api.reconcile.tally import Tally
 
 _log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
-
-
-def backoff_s(failures: int, *, base_s: float = 0.5, cap_s: float = 60.0) -> float:
-    """Seconds to wait after so many failures in a row: 0.5 doubling up to 60, each 80 to 120 % of that.
-
-    The jitter keeps objects that failed together (an API server away) from coming back together.
-    """
-    exact = min(cap_s, base_s * 2.0 ** min(failures - 1, 30))
-    return exact * random.uniform(0.8, 1.2)  # noqa: S311  # no secret
 
 
 class ReconcileLoop(Generic[K]):

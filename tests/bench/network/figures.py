@@ -9,11 +9,12 @@ import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from tests.bench.network.throughput import in_router, over_tunnels
 from tests.drivers.network.hosts import reachable_folder
 from tests.drivers.network.linux.host import Host, new_host
+from tests.drivers.network.linux.networks import TRANSIT_CIDR
 from tests.operator.networks.measure_claims import measure as measure_claims
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import TapAttachment
@@ -56,7 +57,7 @@ async def _driver() -> AsyncIterator[tuple[Host, LinuxNetworks]]:
         driver = LinuxNetworks(
             folder / "state",
             folder / "run",
-            transit_cidr=IPv4Network("169.254.64.0/18"),
+            transit_cidr=TRANSIT_CIDR,
             host_namespace=host.machine.path,
         )
         async with driver:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.guest_processes import end_guests
+from tests.cluster.guest_processes import end_machines
 from tests.drivers.hypervisor.hosts import HOSTS, Host
 from virtplane_drivers.hypervisor.contract import HypervisorDriver
 
@@ -13,7 +13,7 @@ from virtplane_drivers.hypervisor.contract import HypervisorDriver
 @pytest.fixture(params=HOSTS)
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     yield HOSTS[request.param](tmp_path)
-    end_guests(tmp_path)
+    end_machines(tmp_path)
 
 
 @pytest.fixture

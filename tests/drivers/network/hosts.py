@@ -13,6 +13,7 @@ from typing import Protocol
 from tests.cluster.network_leftovers import end_networks
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import new_host
+from tests.drivers.network.linux.networks import TRANSIT_CIDR
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import FakeNicAttachment, NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.host.tap import open_tap
@@ -75,7 +76,7 @@ class LinuxHost:
         return LinuxNetworks(
             self._folder / "state",
             self._folder / "run",
-            transit_cidr=IPv4Network("169.254.64.0/18"),
+            transit_cidr=TRANSIT_CIDR,
             host_namespace=self._namespace,
             allowances=Allowances(routed=(IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8"))),
         )

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.drivers.network import numbered
 from tests.drivers.network.hosts import NetworkHost, host_of
+from tests.drivers.network.numbered import subnet
 from virtplane_api.host_networks import HostNetwork, gives, routes
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, ForwardProtocol, NetworkMode
@@ -22,18 +24,11 @@ from virtplane_drivers.network.contract import (
     NetworkState,
     Port,
     PortForward,
-    Subnet,
 )
 
 
 def port(number: int, machine: str = "vm") -> Port:
-    return Port(
-        machine_uid=f"{machine}-{number}",
-        machine_name=f"{machine}-{number}",
-        interface="lan",
-        mac=f"52:54:00:00:00:{number:02x}",
-        addresses=(ip_address(f"10.20.0.{number}"), ip_address(f"fd00:20::{number:x}")),
-    )
+    return numbered.port(number, cidrs=("10.20.0.0/24", "fd00:20::/64"), machine=f"{machine}-")
 
 
 def network(host: NetworkHost, uid: str, *ports: Port, mode: NetworkMode | None = None) -> Network:
@@ -42,8 +37,8 @@ def network(host: NetworkHost, uid: str, *ports: Port, mode: NetworkMode | None 
         namespace="shop",
         name=uid,
         mode=mode or host.mode,
-        ipv4=Subnet(ip_network("10.20.0.0/24"), ip_address("10.20.0.1")),
-        ipv6=Subnet(ip_network("fd00:20::/64"), ip_address("fd00:20::1")),
+        ipv4=subnet("10.20.0.0/24", "10.20.0.1"),
+        ipv6=subnet("fd00:20::/64", "fd00:20::1"),
         domain="shop.test",
         forwarders=(ip_address("203.0.113.1"),),
         ports=ports,
@@ -95,7 +90,7 @@ async def test_addresses_are_routed_where_the_host_says_so_and_nowhere_else(host
         facts = await driver.probe()
         if NetworkMode.ROUTED not in facts.modes:
             pytest.skip("it has no such networks")
-        routed = replace(network(host, "net-1", mode=NetworkMode.ROUTED), ipv4=Subnet(asked, asked[1]), ipv6=None)
+        routed = replace(network(host, "net-1", mode=NetworkMode.ROUTED), ipv4=subnet(cidr, str(asked[1])), ipv6=None)
         if routes(facts.routed, asked):
             await driver.apply(routed)
             assert (await driver.observe("net-1")).state is NetworkState.READY

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.guest_processes import end_guests
+from tests.cluster.guest_processes import end_machines
 from tests.drivers.hypervisor.hosts import QemuHost
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[QemuHost]:
     yield QemuHost(tmp_path)
-    end_guests(tmp_path)
+    end_machines(tmp_path)

@@ -106,6 +106,8 @@ class FollowedMachine(abc.ABC):
             await self._finish_adoption()
         elif record.intent not in (Intent.STOPPED, Intent.SUSPENDED):
             await self._conclude()
+        else:  # whoever wrote that it is over may have ended before its process did, or right after
+            await self._clear_away()
 
     async def _finish_adoption(self) -> None:
         """Of a process that is followed."""
@@ -299,8 +301,12 @@ class FollowedMachine(abc.ABC):
                 )
                 await self._write_exit(death)
         self._unfollow()
-        await asyncio.to_thread(clear_runs, self._site.runtime_folder, record.uid)
-        await self._groups.remove(record.uid)
+        await self._clear_away()
+
+    async def _clear_away(self) -> None:
+        """What a run leaves on the host; the machine has no process."""
+        await asyncio.to_thread(clear_runs, self._site.runtime_folder, self.record.uid)
+        await self._groups.remove(self.record.uid)
 
     async def _write_exit(self, death: Death) -> None:
         record = self.record

@@ -1,7 +1,5 @@
 """What this host's QEMU is: its version, its newest machine type, whether hardware runs its guests."""
 
-import asyncio
-import contextlib
 import os
 import re
 import tempfile
@@ -11,6 +9,7 @@ from pathlib import Path
 from virtplane_api.reasons import Reason
 from virtplane_drivers.attachment import NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.command import execute
 from virtplane_drivers.hypervisor.qemu.argv import QEMU
 
 _PROBE_TIMEOUT_S = 5.0
@@ -96,11 +95,12 @@ async def _why_no_kvm() -> str:
         argv += ["-cpu", "host", "-m", "16M", "-drive", f"file={image.name},format=raw,if=ide,read-only=on"]
         argv += ["-device", f"isa-debug-exit,iobase={_PROBE_PORT:#x},iosize=1"]
         try:
-            status, output = await _execute(*argv)
+            done = await execute(*argv, timeout_s=_PROBE_TIMEOUT_S)
         except TimeoutError:
             return f"{_KVM} opens, but a guest does not run under it within {_PROBE_TIMEOUT_S:g} s"
-    if status != _PROBE_STATUS:
-        return f"{_KVM} opens, but a guest does not run under it: {output.strip()[-300:] or f'status {status}'}"
+    if done.exit_status != _PROBE_STATUS:
+        said = done.output.strip()[-300:] or f"status {done.exit_status}"
+        return f"{_KVM} opens, but a guest does not run under it: {said}"
     return ""
 
 
@@ -114,31 +114,13 @@ def _why_kvm_does_not_open() -> str:
 
 async def _run(*argv: str) -> str:
     try:
-        status, output = await _execute(*argv)
+        done = await execute(*argv, timeout_s=_PROBE_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
         message = f"{argv[0]} does not run: {error!r}; install it, e.g. apt-get install qemu-system-x86"
         raise Unavailable(message, reason=Reason.NO_QEMU) from error
-    if status != 0:
-        raise Unavailable(f"{' '.join(argv)}: {output.strip()[-300:]}", reason=Reason.NO_QEMU)
-    return output
-
-
-async def _execute(*argv: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            output, _ = await process.communicate()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    return process.returncode or 0, output.decode(errors="replace")
+    if done.exit_status != 0:
+        raise Unavailable(f"{' '.join(argv)}: {done.output.strip()[-300:]}", reason=Reason.NO_QEMU)
+    return done.output
 
 
 def _match(pattern: str, text: str) -> str:

@@ -273,8 +273,7 @@ class Machine(PluggableMachine):
             ended_by_itself=before.ended_by_itself,
             restarts=before.restarts,
         )
-        await asyncio.to_thread(clear_runs, self._site.runtime_folder, before.uid)
-        await self._groups.remove(before.uid)
+        await self._clear_away()
 
     async def _greet(self, launched: Launched) -> None:
         """Wait until QEMU runs the guest, or has said why not."""

@@ -9,7 +9,6 @@ from pathlib import Path
 _PROGRAMS: Mapping[str, str] = {
     "nft": "nftables",
     "dnsmasq": "dnsmasq-base",
-    "conntrack": "conntrack",
     "nsenter": "util-linux",
 }
 """Command -> the Debian package that brings it."""

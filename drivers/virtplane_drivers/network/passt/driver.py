@@ -16,12 +16,14 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from virtplane_api.reasons import Reason
+from virtplane_api.reconcile.backoff import Recurrences
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import StreamAttachment
 from virtplane_drivers.errors import Refused, Unavailable
@@ -40,7 +42,6 @@ from virtplane_drivers.network.contract import (
     Port,
 )
 from virtplane_drivers.network.passt import process
-from virtplane_drivers.network.passt.deaths import Deaths
 from virtplane_drivers.network.passt.process import OUTPUT, PROGRAM, SOCKET, SocketState
 
 START_TIMEOUT_S = 10.0
@@ -66,7 +67,7 @@ class PasstNetworks(NetworkDriver):
         self._running: dict[Path, tuple[GuestProcess, tuple[str, ...]]] = {}
         self._watchers: dict[Path, asyncio.Task[None]] = {}
         self._hints = Hints()
-        self._deaths = Deaths()
+        self._deaths: Recurrences[Path] = Recurrences()
         self._refusals: dict[Path, tuple[tuple[str, str], str]] = {}
         """By port: which one it is, and the last words of a passt that could not be started for it."""
         self._timers: dict[Path, asyncio.TimerHandle] = {}
@@ -140,7 +141,7 @@ class PasstNetworks(NetworkDriver):
 
     async def attachment(self, network: Network, port: Port) -> StreamAttachment:
         """The socket that passt listens at: for one hypervisor, and after it for the next."""
-        wait_s = self._deaths.wait_s(folder := self._port_folder(network.uid, port))
+        wait_s = self._deaths.wait_s(folder := self._port_folder(network.uid, port), time.monotonic())
         if wait_s and not self._is_alive(folder):
             said = f" ({words})" if (words := self._refusals.get(folder, ("", ""))[1]) else ""
             message = f"passt of {'/'.join(port.key)} ended again and again: it is started less and less often{said}"
@@ -174,7 +175,7 @@ class PasstNetworks(NetworkDriver):
 
     def _is_to_wait(self, folder: Path) -> bool:
         """As it has ended again and again; then the network is worth applying again after a time."""
-        wait_s = self._deaths.wait_s(folder)
+        wait_s = self._deaths.wait_s(folder, time.monotonic())
         if wait_s and folder not in self._timers:
             loop = asyncio.get_running_loop()
             self._timers[folder] = loop.call_later(wait_s, self._wait_is_over, folder)
@@ -246,7 +247,7 @@ class PasstNetworks(NetworkDriver):
     def _watch(self, folder: Path, watched: GuestProcess, told: tuple[str, ...]) -> None:
         async def tell() -> None:
             await watched.dead.wait()
-            self._deaths.add(folder)
+            self._deaths.add(folder, time.monotonic())
             self._hints.add(folder.parent.name)
 
         self._running[folder] = (watched, told)

@@ -4,13 +4,15 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from tests.drivers.network import numbered
 from tests.drivers.network.hosts import reachable_folder
 from tests.drivers.network.linux.host import Host, Namespace, new_host
+from tests.drivers.network.linux.networks import TRANSIT_CIDR
 from virtplane_api.vocabulary import FirewallAction, FirewallDirection, FirewallProtocol, NetworkMode
-from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, Network, Port, PortForward, Subnet
+from virtplane_drivers.network.contract import AddressGroup, Firewall, FirewallRule, Network, Port
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.allowances import Allowances
 from virtplane_drivers.network.linux.driver import CHECK_EVERY_S, LinuxNetworks
@@ -20,13 +22,6 @@ HOST_BRIDGE = "br-lan"
 ALLOW, DENY = FirewallAction.ALLOW, FirewallAction.DENY
 INGRESS, EGRESS = FirewallDirection.INGRESS, FirewallDirection.EGRESS
 TCP, UDP, ICMP = FirewallProtocol.TCP, FirewallProtocol.UDP, FirewallProtocol.ICMP
-
-
-def port(number: int, firewall: str = "", *, forwards: tuple[PortForward, ...] = ()) -> Port:
-    """The interface of machine `number`, with the addresses of that number."""
-    held = ip_address(f"10.0.{number >> 8}.{number & 255}"), ip_address(f"fd00::{number:x}")
-    mac = f"52:54:01:00:{number >> 8:02x}:{number & 255:02x}"
-    return Port(f"machine-{number}", f"vm{number}", "eth0", mac, held, forwards, firewall)
 
 
 def rule(
@@ -56,20 +51,9 @@ def group(name: str, *members: Port) -> AddressGroup:
     return AddressGroup(name, addresses, tuple(member.mac for member in members))
 
 
-def network(
-    *ports: Port, firewalls: tuple[Firewall, ...] = (), mode: NetworkMode = NetworkMode.NAT, uid: str = "walled"
-) -> Network:
-    return Network(
-        uid,
-        "default",
-        uid,
-        mode,
-        Subnet(ip_network("10.0.0.0/24"), ip_address("10.0.0.1")),
-        Subnet(ip_network("fd00::/64"), ip_address("fd00::1")),
-        domain="test",
-        ports=ports,
-        firewalls=firewalls,
-    )
+def network(*ports: Port, firewalls: tuple[Firewall, ...] = (), mode: NetworkMode = NetworkMode.NAT) -> Network:
+    """That of the `Walled` unless it says otherwise."""
+    return numbered.network("walled", *ports, mode=mode, firewalls=firewalls)
 
 
 @dataclass
@@ -94,7 +78,7 @@ class Walled:
         return LinuxNetworks(
             self.folder / "state",
             self.folder / "run",
-            transit_cidr=IPv4Network("169.254.64.0/18"),
+            transit_cidr=TRANSIT_CIDR,
             host_namespace=self.host.machine.path,
             allowances=Allowances(frozenset({HOST_BRIDGE}), (ip_network("10.0.0.0/24"), ip_network("fd00::/64"))),
             check_every_s=check_every_s,

@@ -26,12 +26,12 @@ from tests.drivers.network.linux.firewalled import (
     firewall,
     group,
     network,
-    port,
     rule,
     walled_host,
 )
 from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Namespace
 from tests.drivers.network.linux.rules.services import PORT, reaches, seen_as, service
+from tests.drivers.network.numbered import port
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.host.tap import open_tap
@@ -283,7 +283,7 @@ async def test_a_guest_that_may_do_nothing_has_its_address_and_names_of_the_rout
 
 
 async def test_a_network_without_a_firewall_pays_nothing_beside_one_that_has(walled: Walled) -> None:
-    bare = network(port(2), port(3), uid="bare")
+    bare = replace(network(port(2), port(3)), uid="bare")
     await walled.driver.apply(bare)
     await walled.driver.apply(web())
     assert [walled.router("bare").sysctl(name) for name in SYSCTLS] == ["0", "0"]

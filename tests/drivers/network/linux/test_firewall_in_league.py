@@ -17,13 +17,13 @@ from tests.drivers.network.linux.firewalled import (
     Walled,
     firewall,
     network,
-    port,
     rule,
     walled_host,
 )
 from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Namespace
 from tests.drivers.network.linux.rules import frames as f
 from tests.drivers.network.linux.rules.capture import send
+from tests.drivers.network.numbered import port
 from virtplane_api.overlay import UDP_PORT
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
 from virtplane_drivers.network.contract import Firewall, PortForward

@@ -5,7 +5,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.drivers.network.linux.networks import network, subnet
+from tests.drivers.network.linux.networks import network
+from tests.drivers.network.numbered import subnet
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.host.network_stack import Link, StackRoute
 from virtplane_drivers.network.contract import Route

@@ -16,10 +16,10 @@ from tests.drivers.network.linux.networks import (
     bridged,
     network,
     port,
-    subnet,
 )
 from tests.drivers.network.linux.seen import addresses, holding, monitored, routes, settled, state
 from tests.drivers.network.linux.steps import Killed, counted
+from tests.drivers.network.numbered import subnet
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import Addressing, NetworkMode
 from virtplane_drivers.attachment import TapAttachment

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.drivers.network.linux.firewalled import Walled, network, port, walled_host
+from tests.drivers.network.linux.firewalled import Walled, network, walled_host
 from tests.drivers.network.linux.host import Namespace
+from tests.drivers.network.numbered import port
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Network
 from virtplane_drivers.network.linux.driver import LinuxNetworks

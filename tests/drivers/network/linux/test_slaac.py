@@ -7,6 +7,7 @@ from ipaddress import IPv6Network, ip_address
 import pytest
 
 from tests.cluster.waiting import eventually
+from tests.drivers.network import numbered
 from tests.drivers.network.linux import firewalled
 from tests.drivers.network.linux.dnsmasq import dhcp_client as dhcp
 from tests.drivers.network.linux.firewalled import ALLOW, DENY, INGRESS, Walled, firewall, group, rule, walled_host
@@ -27,7 +28,7 @@ CHOSEN = "fd00::1234:5678:9abc:def0"
 
 def port(number: int, wall: str = "") -> Port:
     """Of machine `number`, with an IPv4 address alone."""
-    one = firewalled.port(number, wall)
+    one = numbered.port(number, wall)
     return replace(one, addresses=one.addresses[:1])
 
 

@@ -13,33 +13,8 @@ import pytest
 from tests.drivers.network.passt.test_passt import UserHost, host, network, port
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import NetworkState, Subnet
-from virtplane_drivers.network.passt.deaths import Deaths
 
 __all__ = ["host"]
-FOLDER = Path("/run/passt/net-1/port")
-
-
-class Clock:
-    """Seconds that a test lets pass."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_the_first_end_costs_no_time_and_further_ones_more_and_more() -> None:
-    deaths = Deaths(clock := Clock())
-    waits = [deaths.wait_s(FOLDER)]
-    for _ in range(9):
-        deaths.add(FOLDER)
-        waits.append(deaths.wait_s(FOLDER))
-        clock.now += waits[-1]
-        assert deaths.wait_s(FOLDER) == 0.0
-    assert waits == [0.0, 0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
-    clock.now += 600.0
-    deaths.add(FOLDER)
-    assert deaths.wait_s(FOLDER) == 0.0
 
 
 async def test_one_that_ends_again_soon_waits_and_only_its_own_machine_with_it(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.guest_processes import end_guests
+from tests.cluster.guest_processes import end_machines
 from tests.cluster.guests.boot_sector import BootSectorKind
 from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.hypervisor.test_contract import until_stopped
@@ -102,4 +102,4 @@ if __name__ == "__main__":
     try:
         asyncio.run(SCENES[sys.argv[1]](QemuHost(where)))
     finally:
-        end_guests(where)
+        end_machines(where)

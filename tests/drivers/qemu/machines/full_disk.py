@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tests.cluster.guest_processes import end_guests
+from tests.cluster.guest_processes import end_machines
 from tests.cluster.guests.boot_sector import BootSectorKind, boot_sector_image
 from tests.drivers.hypervisor.hosts import QemuHost, machine
 from virtplane_api.vocabulary import DiskFormat, PowerState
@@ -65,4 +65,4 @@ if __name__ == "__main__":
     try:
         asyncio.run(main(where))
     finally:
-        end_guests(where)
+        end_machines(where)

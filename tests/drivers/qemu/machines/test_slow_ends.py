@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.guest_processes import guest_processes
+from tests.cluster.guest_processes import groups_named, guest_processes
+from tests.cluster.waiting import eventually
 from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.hypervisor.test_contract import until, until_stopped
 from tests.drivers.qemu.machines.starting import pid_of, record_file, started, ticks
@@ -116,6 +117,32 @@ async def test_h34_a_qemu_that_is_slow_to_quit_is_not_killed(
         assert seen.last_exit.reason is ExitReason.STOPPED
         assert len(stopped) == 1
         assert (run.process.exit_status, killed) == (0, [])
+
+
+async def test_a_guest_that_ends_as_its_driver_ends_leaves_nothing_behind_the_next_one(
+    host: QemuHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit is written, and nobody sees its process go."""
+    told = asyncio.Event()
+
+    async def endless_quit(_monitor: Monitor, *, timeout_s: float) -> None:
+        assert timeout_s > 0
+        told.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Monitor, "quit", endless_quit)
+    async with host.open() as driver:
+        desired = await started(driver, host)
+        await ticks(driver, desired.uid, 1)
+        await driver.shut_down(desired.uid)
+        await asyncio.wait_for(told.wait(), 10)
+    os.kill(pid_of(host, desired), signal.SIGKILL)
+    eventually(lambda: not guest_processes(host.folder))
+    run_folder = host.folder / "run" / desired.uid
+    assert (bool(groups_named(desired.uid)), run_folder.exists()) == (os.geteuid() == 0, True)
+    async with host.open() as driver:
+        assert (await driver.observe(desired.uid)).power is PowerState.STOPPED
+        assert (groups_named(desired.uid), run_folder.exists()) == ([], False)
 
 
 async def test_h6_a_command_that_takes_effect_after_its_deadline_is_seen_and_can_be_undone(host: QemuHost) -> None:

@@ -7,23 +7,26 @@ goes on to it whoever has it: so they end with the address, and those of a forwa
 from collections.abc import Iterable
 from pathlib import Path
 
+from virtplane_api.vocabulary import ForwardProtocol
 from virtplane_drivers.network.contract import IpAddress, PortForward
-from virtplane_drivers.network.linux.rules.nft import command
+from virtplane_drivers.network.linux.namespace import in_namespace
+from virtplane_drivers.network.linux.rules.affected import Affected
+from virtplane_drivers.network.linux.rules.conntrack import end_flows_through, end_flows_unless
+from virtplane_drivers.network.linux.rules.judgement import TCP, UDP
 from virtplane_drivers.network.linux.values import Transit
 
-_SIDES = ("--orig-src", "--orig-dst", "--reply-src", "--reply-dst")
+_NUMBERS = {ForwardProtocol.TCP: TCP, ForwardProtocol.UDP: UDP}
 
 
 async def end_flows(path: Path, addresses: Iterable[IpAddress]) -> None:
     """The router namespace knows no connection from or to these addresses any more.
 
     Raises:
-        Unavailable: conntrack(8) is missing, or the namespace is gone (NetworkError).
+        OSError: the namespace is gone, or the kernel does not say.
     """
-    for address in addresses:
-        family = "ipv4" if address.version == 4 else "ipv6"
-        for side in _SIDES:
-            await _end(path, "-f", family, side, str(address))
+    gone = frozenset(addresses)
+    among = Affected(frozenset(address.packed for address in gone), frozenset())
+    await in_namespace(path, end_flows_unless, lambda flow: gone.isdisjoint((flow.source, flow.destination)), among)
 
 
 async def end_forwards(
@@ -32,14 +35,10 @@ async def end_forwards(
     """Neither the router nor the host knows a connection through these forwards to this network any more.
 
     Raises:
-        Unavailable: conntrack(8) is missing, or a namespace is gone (NetworkError).
+        OSError: a namespace is gone, or the kernel does not say.
     """
-    for forward in forwards:
-        of_port = "-p", forward.protocol.lower(), "--orig-port-dst", str(forward.host_port)
-        for family, router in (("ipv4", transit.router_ipv4), ("ipv6", transit.router_ipv6)):
-            await _end(path, "-f", family, *of_port, "--orig-dst", str(router))
-            await _end(host_namespace, "-f", family, *of_port, "--reply-src", str(router))
-
-
-async def _end(namespace: Path | None, *which: str) -> None:
-    await command(namespace, "conntrack", "-D", *which, harmless=" 0 flow entries have been deleted")
+    ports = frozenset((_NUMBERS[forward.protocol], forward.host_port) for forward in forwards)
+    # The router is asked for the port of the host; the host was asked itself, and the router answers for it.
+    router = frozenset((transit.router_ipv4.packed, transit.router_ipv6.packed))
+    for namespace in (path, host_namespace):
+        await in_namespace(namespace, end_flows_through, ports, router)

@@ -1,22 +1,18 @@
 """nft(8) in a network namespace, and the one number by which the kernel says that no rule there has changed."""
 
-import asyncio
-import contextlib
 import socket
-import struct
 from pathlib import Path
 
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.host.command import execute
 from virtplane_drivers.network.linux.namespace import in_namespace
+from virtplane_drivers.network.linux.rules.nfnetlink import REQUEST, asked, attributes, opened
 
 _TIMEOUT_S = 30.0
 """1,000 ports load in 0.1 s; a machine that swaps is still slower than that by far."""
-_NETLINK_NETFILTER = 12
-_REQUEST = 1
 _SUBSYSTEM_NFTABLES = 10 << 8
 _GET_GENERATION, _NEW_GENERATION = _SUBSYSTEM_NFTABLES | 16, _SUBSYSTEM_NFTABLES | 15
-_HEADER, _NF_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("!BBH"), struct.Struct("=HH")
 _GENERATION_ID = 1
 
 
@@ -39,12 +35,13 @@ async def command(namespace: Path | None, *argv: str, stdin: str = "", harmless:
     """
     entered = argv if namespace is None else ("nsenter", f"--net={namespace}", "--", *argv)
     try:
-        status, stdout, stderr = await _execute(entered, stdin)
+        # A caller that is cancelled leaves nothing running: it might put older rules in after newer ones.
+        done = await execute(*entered, stdin=stdin, timeout_s=_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
         raise _failure(f"{argv[0]} does not run: {error!r}") from error
-    if status != 0 and not (harmless and harmless in stderr):
-        raise _failure(f"{' '.join(argv)}: {stderr.strip()[:500]}")
-    return stdout
+    if done.exit_status != 0 and not (harmless and harmless in done.stderr):
+        raise _failure(f"{' '.join(argv)}: {done.stderr.strip()[:500]}")
+    return done.stdout
 
 
 async def generation(namespace: Path | None) -> int:
@@ -61,41 +58,14 @@ async def generation(namespace: Path | None) -> int:
 
 def _generation() -> int:
     """Source: linux/netfilter/nf_tables.h, NFT_MSG_GETGEN. Blocking."""
-    request = _NF_HEADER.pack(socket.AF_UNSPEC, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as kernel:
-        kernel.settimeout(_TIMEOUT_S)
-        length = _HEADER.size + len(request)
-        kernel.send(_HEADER.pack(length, _GET_GENERATION, _REQUEST, 1, 0) + request)
-        answer = kernel.recv(4096)
-    _, kind, _, _, _ = _HEADER.unpack_from(answer)
-    offset = _HEADER.size + _NF_HEADER.size
+    with opened() as kernel:
+        ((kind, answer),) = asked(kernel, _GET_GENERATION, REQUEST, socket.AF_UNSPEC)
     if kind != _NEW_GENERATION:
-        raise OSError(f"netlink answers {kind}: {answer[_HEADER.size :].hex()}")
-    while offset + _ATTRIBUTE.size <= len(answer):
-        length, type_ = _ATTRIBUTE.unpack_from(answer, offset)
-        if type_ == _GENERATION_ID:
-            return int.from_bytes(answer[offset + _ATTRIBUTE.size : offset + length])
-        offset += (length + 3) // 4 * 4
+        raise OSError(f"netlink answers {kind}: {answer.hex()}")
+    for attribute, value in attributes(answer):
+        if attribute == _GENERATION_ID:
+            return int.from_bytes(value)
     raise OSError("netlink names no generation")
-
-
-async def _execute(argv: tuple[str, ...], stdin: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            stdout, stderr = await process.communicate(stdin.encode())
-    except BaseException:
-        # Else it might put older rules in after newer ones.
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    return process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace")
 
 
 def _failure(message: str) -> Unavailable:

@@ -1,11 +1,12 @@
 """Networks as tests want them."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from virtplane_api.vocabulary import Addressing, NetworkMode
-from virtplane_drivers.network.contract import Network, Port, Subnet
+from tests.drivers.network.numbered import subnet
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.network.contract import Network, Port
 
 MAC, OTHER_MAC, THIRD_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"
 
@@ -13,11 +14,6 @@ MAC, OTHER_MAC, THIRD_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:
 def port(mac: str, name: str, *addresses: str, interface: str = "lan") -> Port:
     """Of a machine of that name."""
     return Port(f"uid-of-{name}", name, interface, mac, tuple(ip_address(address) for address in addresses))
-
-
-def subnet(cidr: str, gateway: str | None = None, addressing: Addressing = Addressing.DHCP) -> Subnet:
-    """With addresses by DHCP unless said otherwise."""
-    return Subnet(ip_network(cidr), None if gateway is None else ip_address(gateway), addressing)
 
 
 IPV4, IPV6 = subnet("10.20.0.0/24", "10.20.0.1"), subnet("fd00:20::/64", "fd00:20::1")

@@ -11,17 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from tests.drivers.network.linux.dnsmasq.networks import (
-    DB,
-    IPV4,
-    IPV6,
-    MAC,
-    WEB,
-    addresses,
-    network,
-    port,
-    subnet,
-)
+from tests.drivers.network.linux.dnsmasq.networks import DB, IPV4, IPV6, MAC, WEB, addresses, network, port
+from tests.drivers.network.numbered import subnet
 from virtplane_api.vocabulary import Addressing, NetworkMode
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import Network, Route, Subnet

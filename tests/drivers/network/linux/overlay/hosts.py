@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from tests.drivers.network import numbered
 from tests.drivers.network.hosts import reachable_folder
 from tests.drivers.network.linux.host import Namespace, new_host
-from tests.drivers.network.linux.networks import GATEWAY_IPV4, GATEWAY_IPV6, TRANSIT_CIDR, network
+from tests.drivers.network.linux.networks import CIDRS, GATEWAY_IPV4, GATEWAY_IPV6, TRANSIT_CIDR, network
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Network, Port
 from virtplane_drivers.network.linux.driver import LinuxNetworks
@@ -34,8 +35,7 @@ def underlay(number: int, version: int = 4) -> IpAddress:
 
 def port(number: int) -> Port:
     """The interface of machine `number`, wherever it is."""
-    addresses = ip_address(f"10.77.0.{number}"), ip_address(f"fd77::{number:x}")
-    return Port(f"machine-{number}", f"vm{number}", "lan", f"52:54:00:77:00:{number:02x}", addresses)
+    return numbered.port(number, cidrs=CIDRS)
 
 
 @dataclass

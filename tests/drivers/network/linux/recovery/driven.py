@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.cluster.network_leftovers import mounts_below, network_processes
+from tests.drivers.network import numbered
 from tests.drivers.network.linux import networks
 from tests.drivers.network.linux.dnsmasq.reachable_folder import folder_until_we_end
 from tests.drivers.network.linux.host import Host, Namespace, new_host
@@ -31,9 +32,8 @@ def driver_of(folder: Path, host_namespace: Path) -> LinuxNetworks:
 
 
 def port(number: int) -> Port:
-    """Of machine `vm-<number>`, below 250: its MAC and both of its addresses follow from the number."""
-    addresses = (ip_address(f"10.77.0.{number + 2}"), ip_address(f"fd77::{number + 2:x}"))
-    return Port(f"uid-of-vm-{number}", f"vm-{number}", "lan", f"52:54:00:77:00:{number + 2:02x}", addresses)
+    """Of a machine by number, from 0 on: 0 is none of `numbered`, and 1 is the router."""
+    return numbered.port(number + 2, cidrs=networks.CIDRS)
 
 
 @dataclass(frozen=True)

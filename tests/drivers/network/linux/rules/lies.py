@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 
 from tests.drivers.network.linux.rules import frames as f
-from tests.drivers.network.linux.rules.routers import GATEWAY_IPV4, GATEWAY_IPV6
+from tests.drivers.network.numbered import GATEWAY_IPV4, GATEWAY_IPV6
 from virtplane_drivers.network.linux.eui64 import link_local
 from virtplane_drivers.network.linux.names import router_mac
 

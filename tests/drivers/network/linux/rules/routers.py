@@ -1,35 +1,16 @@
 """A router for a test, put up by hand: a namespace with br0, its veth to the host, and stand-ins for guests."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, Host, Namespace
-from virtplane_api.vocabulary import NetworkMode
-from virtplane_drivers.network.contract import Network, Port, PortForward, Subnet
+from virtplane_drivers.network.contract import Network, Port
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.transit import transit_at
 from virtplane_drivers.network.linux.values import Transit
 
-GATEWAY_IPV4, GATEWAY_IPV6 = "10.0.0.1", "fd00::1"
 HOST_ADDRESSES = (IPv4Address(HOST_IPV4), IPv6Address(HOST_IPV6))
-
-
-def port(number: int, *, forwards: tuple[PortForward, ...] = (), addresses: Sequence[str] | None = None) -> Port:
-    """The interface of machine `number`, with the addresses of that number."""
-    if addresses is None:
-        addresses = (f"10.0.0.{number}", f"fd00::{number:x}")
-    mac = f"52:54:01:00:00:{number:02x}"
-    held = tuple(ip_address(address) for address in addresses)
-    return Port(f"machine-{number}", f"vm{number}", "eth0", mac, held, forwards)
-
-
-def network(uid: str, *ports: Port, mode: NetworkMode = NetworkMode.NAT) -> Network:
-    """Both families, with the same addresses for each network."""
-    ipv4 = Subnet(ip_network("10.0.0.0/24"), ip_address(GATEWAY_IPV4))
-    ipv6 = Subnet(ip_network("fd00::/64"), ip_address(GATEWAY_IPV6))
-    return Network(uid, "default", uid, mode, ipv4, ipv6, domain="test", ports=ports)
 
 
 def transit(number: int) -> Transit:

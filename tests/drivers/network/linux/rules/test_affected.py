@@ -5,7 +5,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.drivers.network.linux.firewalled import DENY, firewall, group, network, port
+from tests.drivers.network.linux.firewalled import DENY, firewall, group, network
+from tests.drivers.network.numbered import port
 from virtplane_drivers.network.contract import Network, Route
 from virtplane_drivers.network.linux.rules.affected import EVERYBODY, affected
 

@@ -4,18 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.drivers.network.linux.firewalled import (
-    ALLOW,
-    DENY,
-    EGRESS,
-    INGRESS,
-    TCP,
-    firewall,
-    group,
-    network,
-    port,
-    rule,
-)
+from tests.drivers.network.linux.firewalled import ALLOW, DENY, EGRESS, INGRESS, TCP, firewall, group, network, rule
+from tests.drivers.network.numbered import port
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.network.contract import Network

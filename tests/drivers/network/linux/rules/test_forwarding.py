@@ -3,8 +3,9 @@
 import pytest
 
 from tests.drivers.network.linux.host import OUTSIDE_IPV4, Host
-from tests.drivers.network.linux.rules.routers import network, new_router, port
+from tests.drivers.network.linux.rules.routers import new_router
 from tests.drivers.network.linux.rules.services import reaches, seen_as, service
+from tests.drivers.network.numbered import network, port
 from virtplane_api.reasons import Reason
 from virtplane_drivers.network.linux.names import host_link
 from virtplane_drivers.network.linux.rules import HostRules, RouterRules, forwarding_findings

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Host, Namespace
-from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, network, new_router, port
+from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, new_router
 from tests.drivers.network.linux.rules.services import PORT, reaches, seen_as, service
+from tests.drivers.network.numbered import network, port
 from virtplane_api.vocabulary import ForwardProtocol
 from virtplane_drivers.network.contract import Port, PortForward
 from virtplane_drivers.network.linux.rules import HostRules, RouterRules, end_flows, end_forwards
@@ -152,12 +153,16 @@ async def test_a_flow_through_a_forward_goes_on_until_it_is_ended_and_others_of_
             reaches(outside, HOST_IPV4, UDP_PORT, udp=True)  # the neighbours are known
             client.connect((HOST_IPV4, UDP_PORT))
             assert is_answered(client)
+            assert reaches(outside, HOST_IPV4, TCP_PORT)
             own = guest.inside(lambda: socket.create_connection((OUTSIDE_IPV4, PORT)))
             await forwarding.apply(replace(one, forwards=FORWARDS[:1]))
             assert is_answered(client)
             assert forwarding.router.transit is not None
             machine = forwarding.host.machine.path
             await end_forwards(forwarding.router.path, machine, forwarding.router.transit, FORWARDS[1:])
+            for at in (forwarding.router.at, forwarding.host.machine):
+                known = at.run("conntrack", "-L")
+                assert (f"dport={TCP_PORT} " in known, f"dport={UDP_PORT} " in known) == (True, False)
             assert not is_answered(client)
             assert OUTSIDE_IPV4 in flows(forwarding.router)
             own.close()

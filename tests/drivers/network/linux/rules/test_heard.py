@@ -8,7 +8,8 @@ from tests.drivers.network.linux.host import Host
 from tests.drivers.network.linux.rules import frames as f
 from tests.drivers.network.linux.rules.capture import capture, send
 from tests.drivers.network.linux.rules.lies import A4, A_LOCAL, A_MAC, B4, B_MAC, FREE4, FREE6, MADE_UP_LOCAL
-from tests.drivers.network.linux.rules.routers import Router, network, new_router, port
+from tests.drivers.network.linux.rules.routers import Router, new_router
+from tests.drivers.network.numbered import network, port
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Network, Port
 from virtplane_drivers.network.linux.names import tap_name

@@ -5,8 +5,9 @@ from ipaddress import ip_address
 import pytest
 
 from tests.drivers.network.linux.host import HOST_IPV4, OUTSIDE_IPV4, Host
-from tests.drivers.network.linux.rules.routers import Router, network, new_router, port
+from tests.drivers.network.linux.rules.routers import Router, new_router
 from tests.drivers.network.linux.rules.services import PORT, reaches, seen_as, service
+from tests.drivers.network.numbered import network, port
 from virtplane_api.vocabulary import ForwardProtocol
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import Network, PortForward

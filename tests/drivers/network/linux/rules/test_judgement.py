@@ -16,9 +16,9 @@ from tests.drivers.network.linux.firewalled import (
     firewall,
     group,
     network,
-    port,
     rule,
 )
+from tests.drivers.network.numbered import port
 from virtplane_drivers.network.contract import Firewall, Route
 from virtplane_drivers.network.linux.rules.judgement import Flow, Judge
 

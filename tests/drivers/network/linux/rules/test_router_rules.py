@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tests.drivers.network.linux.host import Host
-from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, network, new_router, port
+from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, new_router
+from tests.drivers.network.numbered import network, port
 from virtplane_api.vocabulary import ForwardProtocol
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import Network, PortForward

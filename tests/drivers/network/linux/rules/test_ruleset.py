@@ -5,7 +5,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, network, port, transit
+from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, transit
+from tests.drivers.network.numbered import network, port
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
 from virtplane_drivers.network.contract import PortForward
 from virtplane_drivers.network.linux.eui64 import link_local

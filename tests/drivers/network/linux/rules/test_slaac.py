@@ -11,7 +11,7 @@ from tests.drivers.network.linux.rules import frames as f
 from tests.drivers.network.linux.rules.capture import capture, send
 from tests.drivers.network.linux.rules.guests import Guests, guests_of
 from tests.drivers.network.linux.rules.lies import A4, A_LOCAL, A_MAC, B4, B_LOCAL, B_MAC, ROUTER_MAC, UID, Case
-from tests.drivers.network.linux.rules.routers import GATEWAY_IPV6, network, port
+from tests.drivers.network.numbered import GATEWAY_IPV6, network, port
 from virtplane_api.vocabulary import Addressing
 from virtplane_drivers.network.contract import Network
 from virtplane_drivers.network.linux.eui64 import by_mac

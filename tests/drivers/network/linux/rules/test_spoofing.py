@@ -8,7 +8,7 @@ from tests.drivers.network.linux.host import new_host
 from tests.drivers.network.linux.rules import lies
 from tests.drivers.network.linux.rules.capture import capture, send
 from tests.drivers.network.linux.rules.guests import Guests, guests_of
-from tests.drivers.network.linux.rules.routers import network, port
+from tests.drivers.network.numbered import network, port
 from virtplane_drivers.network.linux.names import BRIDGE
 
 LAN = network(lies.UID, port(2), port(3))

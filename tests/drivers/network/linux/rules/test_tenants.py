@@ -11,16 +11,9 @@ import pytest
 from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Host, Namespace
 from tests.drivers.network.linux.rules import frames as f
 from tests.drivers.network.linux.rules.capture import capture, send
-from tests.drivers.network.linux.rules.routers import (
-    GATEWAY_IPV4,
-    GATEWAY_IPV6,
-    HOST_ADDRESSES,
-    Router,
-    network,
-    new_router,
-    port,
-)
+from tests.drivers.network.linux.rules.routers import HOST_ADDRESSES, Router, new_router
 from tests.drivers.network.linux.rules.services import PORT, reaches, seen_as, service
+from tests.drivers.network.numbered import GATEWAY_IPV4, GATEWAY_IPV6, network, port
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
 from virtplane_drivers.network.contract import PortForward
 from virtplane_drivers.network.linux.names import UPLINK, host_link

@@ -7,7 +7,8 @@ from tests.drivers.network.linux.host import Host, Namespace
 from tests.drivers.network.linux.rules import frames as f
 from tests.drivers.network.linux.rules.capture import capture, send
 from tests.drivers.network.linux.rules.lies import A4, A6, A_LOCAL, A_MAC, B4, B6, B_MAC, FREE4, FREE6, OWN_4, OWN_6
-from tests.drivers.network.linux.rules.routers import GATEWAY_IPV4, GATEWAY_IPV6, network, new_router, port
+from tests.drivers.network.linux.rules.routers import new_router
+from tests.drivers.network.numbered import GATEWAY_IPV4, GATEWAY_IPV6, network, port
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import Port, Route
 from virtplane_drivers.network.linux.names import BRIDGE, UPLINK, router_mac
