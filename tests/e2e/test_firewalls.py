@@ -68,17 +68,17 @@ def test_only_a_labelled_machine_reaches_a_web_server_and_labels_count_as_they_a
     def gets(name: str, text: str) -> Callable[[], bool]:
         return lambda: fetches(live, namespace, name, server) == text
 
-    eventually(gets("one", PAGE), 60)
+    eventually(gets("one", PAGE), 120)
     assert gets("two", "")()
 
     live.kubectl("label", "vpvm", "two", "role=front", "--overwrite", "-n", namespace)
-    eventually(gets("two", PAGE), 60)
+    eventually(gets("two", PAGE), 120)
     live.kubectl("label", "vpvm", "one", "role-", "-n", namespace)
-    eventually(gets("one", ""), 60)
+    eventually(gets("one", ""), 120)
     assert gets("two", PAGE)()
 
     live.kubectl("patch", "vpvm", "web", "-n", namespace, "--type=json", "-p", json.dumps([OPEN]))
-    eventually(gets("one", PAGE), 60)
+    eventually(gets("one", PAGE), 120)
     assert addresses(live, machines["web"]) == [server]  # nothing of it took a restart
 
 

@@ -43,11 +43,11 @@ def test_a_running_guest_gets_loses_and_is_reached_by_interfaces(live: Live, nam
 
     live.apply(network("lan", namespace), network("dmz", namespace, mode="Isolated", ipv4={"cidr": "10.30.0.0/24"}))
     started = changed(on("lan"))
-    eventually(lambda: macs_in_guest(live, namespace) == macs(started), 60)
+    eventually(lambda: macs_in_guest(live, namespace) == macs(started), 120)
     assert page(host, URL) == ""
 
     changed(on("lan", **FORWARD))
-    eventually(lambda: page(host, URL) == PAGE, 60)
+    eventually(lambda: page(host, URL) == PAGE, 120)
 
     both = changed(on("lan", **FORWARD), DMZ)
     assert len(macs(both)) == 2

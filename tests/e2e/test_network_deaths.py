@@ -89,7 +89,7 @@ def guest(live: Live, namespace: str) -> Guest:
     user = network("plain", namespace, mode="User", ipv4={"cidr": "10.21.0.0/24"})
     live.apply(network("lan", namespace), user, linux(live, "web", namespace, on("lan"), plain(8095)))
     machine = live.wait_ready("web", namespace)
-    eventually(lambda: addresses(live, machine) == [claimed(machine)], 60)
+    eventually(lambda: addresses(live, machine) == [claimed(machine)], 120)
     eventually(lambda: page(live.system.host(AGENT), URL) == PAGE, 30)
     return Guest(live, namespace)
 

@@ -79,7 +79,7 @@ def test_a_guest_gets_its_address_is_reached_by_a_forwarded_port_and_keeps_both(
     machine = live.wait_ready("web", namespace)
     address = claimed(machine)
     assert machine["status"]["interfaces"][0]["ipAddresses"] == [address]
-    eventually(lambda: addresses(live, machine) == [address], 60)
+    eventually(lambda: addresses(live, machine) == [address], 120)
     eventually(lambda: page(host, "http://127.0.0.1:8080/") == PAGE, 30)
     shown = live.kubectl("get", "vpvm", "web", "-n", namespace)
     assert address in shown
@@ -103,7 +103,7 @@ def test_a_guest_gets_its_address_is_reached_by_a_forwarded_port_and_keeps_both(
     live.wait_ready("web", namespace)
     live.set_power("web", namespace, "Running")
     live.wait_ready("web", namespace)
-    eventually(lambda: addresses(live, machine) == [address, address], 60)
+    eventually(lambda: addresses(live, machine) == [address, address], 120)
     assert claimed(live.get("vpvm", "web", namespace)) == address
 
 
@@ -112,14 +112,14 @@ def test_an_address_goes_from_a_deleted_machine_to_a_new_one_at_once(live: Live,
     wanted = on("lan", ipAddresses=["10.20.0.77"], portForwards=[{"hostPort": 8081, "port": 80, "protocol": "TCP"}])
     live.apply(network("lan", namespace), linux(live, "old", namespace, wanted))
     old = live.wait_ready("old", namespace)
-    eventually(lambda: addresses(live, old) == ["10.20.0.77"], 60)
+    eventually(lambda: addresses(live, old) == ["10.20.0.77"], 120)
 
     live.apply(linux(live, "new", namespace, wanted))
     waiting = live.wait_condition("vpvm", "new", namespace, "AddressInUse")
     assert f"10.20.0.77 is held by VirtualMachine {namespace}/old" in condition(waiting, "Ready")["message"]
     live.kubectl("delete", "vpvm", "old", "-n", namespace, "--timeout=60s", timeout_s=90)
     new = live.wait_ready("new", namespace)
-    eventually(lambda: addresses(live, new) == ["10.20.0.77"], 60)
+    eventually(lambda: addresses(live, new) == ["10.20.0.77"], 120)
     eventually(lambda: page(host, "http://127.0.0.1:8081/") == PAGE, 30)
 
 
@@ -128,7 +128,7 @@ def test_a_guest_whose_object_vanished_goes_on_to_be_served(live: Live, namespac
     forward = {"hostPort": 8082, "port": 80, "protocol": "TCP"}
     live.apply(network("lan", namespace), linux(live, "web", namespace, on("lan", portForwards=[forward])))
     machine = live.wait_ready("web", namespace)
-    eventually(lambda: page(host, "http://127.0.0.1:8082/") == PAGE, 60)
+    eventually(lambda: page(host, "http://127.0.0.1:8082/") == PAGE, 120)
     # As by a restored database: no teardown of ours, the object is simply not there any more.
     live.system.stop(OPERATOR)
     live.system.stop(AGENT)
@@ -230,7 +230,7 @@ def test_a_guest_on_a_routed_network_is_reached_by_its_own_address_and_its_traff
     routed = network("routed", namespace, mode="Routed", ipv4={"cidr": "10.22.4.0/24"})
     live.apply(routed, linux(live, "web", namespace, on("routed")))
     machine = live.wait_ready("web", namespace)
-    eventually(lambda: page(host, f"http://{claimed(machine)}/") == PAGE, 60)
+    eventually(lambda: page(host, f"http://{claimed(machine)}/") == PAGE, 120)
 
     def counted() -> dict[str, float]:
         return scraped(live.system, AGENT, namespace=namespace, name="web", interface="lan", network="routed")
@@ -293,7 +293,7 @@ def test_a_guest_on_a_bridge_of_the_host_is_served_by_who_is_there(
         linux(live, "web", namespace, on("office")),
     )
     machine = live.wait_ready("web", namespace)
-    eventually(lambda: len(addresses(live, machine)) == 1, 60)
+    eventually(lambda: len(addresses(live, machine)) == 1, 120)
     (address,) = addresses(live, machine)
     assert address.startswith("198.51.100.")
     eventually(lambda: page(office, f"http://{address}/") == PAGE, 30)

@@ -54,7 +54,7 @@ class Hosts:
 
     def says(self, name: str, script: str, answer: str) -> None:
         """Waits until that is what the shell prints."""
-        eventually(lambda: self.run(name, script) == answer, 60, interval_s=0.5)
+        eventually(lambda: self.run(name, script) == answer, 120, interval_s=0.5)
 
     def address(self, name: str) -> str:
         return str(self.get("vpvm", name)["status"]["placement"]["interfaces"][0]["ipAddresses"][0])
@@ -124,7 +124,7 @@ def test_guests_of_two_hosts_fetch_each_other_s_page_by_name_also_after_one_came
     live.set_power("db", namespace, "Stopped")
     live.wait_ready("db", namespace)
     hosts.move("db", AGENT)
-    eventually(lambda: hosts.get("vpvm", "db")["status"]["host"]["hypervisor"] == f"{AGENT}-qemu", 60)
+    eventually(lambda: hosts.get("vpvm", "db")["status"]["host"]["hypervisor"] == f"{AGENT}-qemu", 120)
     live.wait_ready("db", namespace)
     live.set_power("db", namespace, "Running")
     hosts.serves("db")
@@ -139,7 +139,7 @@ def test_guests_of_two_hosts_fetch_each_other_s_page_by_name_also_after_one_came
     live.set_power("db", namespace, "Stopped")
     live.wait_ready("db", namespace)
     hosts.move("db", OTHER)
-    eventually(lambda: hosts.get("vpvm", "db")["status"]["host"]["hypervisor"] == f"{OTHER}-qemu", 60)
+    eventually(lambda: hosts.get("vpvm", "db")["status"]["host"]["hypervisor"] == f"{OTHER}-qemu", 120)
     live.set_power("db", namespace, "Running")
     hosts.serves("db")
     hosts.says("db", "wget -qO- http://web.shop.test/", "page of web")
