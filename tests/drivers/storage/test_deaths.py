@@ -91,14 +91,15 @@ async def test_the_program_makes_a_volume_when_left_alone(directory: DirectoryHo
     assert directory.files() == [f"{desired.uid}.raw"]
 
 
+@pytest.mark.parametrize("received_bytes", [100, HALF])
 async def test_what_a_driver_killed_in_its_download_left_is_cleared_away_and_gone_on_with(
-    directory: DirectoryHost,
+    directory: DirectoryHost, received_bytes: int
 ) -> None:
     desired = volume(directory.publish("image", CONTENT))
     directory.server.faults.stall = stall = threading.Event()
-    directory.server.faults.stall_after_bytes = HALF
+    directory.server.faults.stall_after_bytes = received_bytes
     async with another_agent(directory, desired) as process, asyncio.timeout(20):
-        while HALF not in [path.stat().st_size for path in directory.cache.glob("*.partial")]:
+        while received_bytes not in [path.stat().st_size for path in directory.cache.glob("*.partial")]:
             await asyncio.sleep(0.01)
         process.kill()
         await process.wait()
@@ -107,7 +108,7 @@ async def test_what_a_driver_killed_in_its_download_left_is_cleared_away_and_gon
     directory.server.faults.stall = None
     stall.set()
     await check_made_by_the_next(directory, desired)
-    assert [request.range for request in directory.server.requests] == ["", f"bytes={HALF}-"]
+    assert [request.range for request in directory.server.requests] == ["", f"bytes={received_bytes}-"]
 
 
 @pytest.mark.parametrize("program", ["inspector", "qemu-img"])

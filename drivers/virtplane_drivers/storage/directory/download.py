@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -163,7 +164,7 @@ class Download:
         try:
             with self._partial.data.open("ab") as file:
                 async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                    await asyncio.to_thread(file.write, chunk)
+                    await asyncio.to_thread(_append, file, chunk)
                     offset += len(chunk)
                     self._check_size(url, offset)
                     progress(offset, total)
@@ -211,3 +212,8 @@ class Download:
             self._partial.discard()
             message = f"{url}: larger than the {self._limits.max_image_bytes} bytes that this agent accepts"
             raise VolumeFailed(Reason.IMAGE_TOO_LARGE, message, retry_after_s=None)
+
+
+def _append(file: BinaryIO, chunk: bytes) -> None:
+    file.write(chunk)
+    file.flush()  # else the rest of a chunk stays with us until more comes, and is lost with us
