@@ -219,6 +219,8 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         raise argparse.ArgumentTypeError(f"{text!r} is no network: {error}") from error
     if network.version == 6 and network.network_address.ipv4_mapped:
         raise argparse.ArgumentTypeError(f"{text} is of IPv4: write it as such")
+    if network.version == 6 and network.network_address.scope_id:
+        raise argparse.ArgumentTypeError(f"{text} names a link ({network.network_address.scope_id}): leave it out")
     return network
 
 

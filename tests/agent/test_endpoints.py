@@ -111,7 +111,12 @@ def test_more_than_a_hypervisor_s_status_has_room_for_is_refused_at_the_start(
     assert f"{flag} is given 257 times, at most 256 are known: give ranges" in capsys.readouterr().err
 
 
-def test_ipv4_that_is_written_as_ipv6_is_refused_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"), [("::ffff:10.22.0.0/112", "is of IPv4"), ("fe80::%eth0/64", "names a link (eth0)")]
+)
+def test_a_range_that_the_hypervisor_could_not_report_is_refused_at_the_start(
+    text: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        argument_parser().parse_args(["--allow-routed", "::ffff:10.22.0.0/112"])
-    assert "argument --allow-routed: ::ffff:10.22.0.0/112 is of IPv4" in capsys.readouterr().err
+        argument_parser().parse_args(["--allow-routed", text])
+    assert f"argument --allow-routed: {text} {why}" in capsys.readouterr().err

@@ -68,6 +68,11 @@ def test_what_lasts_is_said_again_after_an_hour(refusals: Refusals) -> None:
     assert len(refusals.at(REPEAT_AFTER_S + 60)) == 2
 
 
+def test_what_comes_again_after_it_had_ended_is_said_again(refusals: Refusals) -> None:
+    assert len([refusals.at(second) for second in (0, LASTS_S)][-1]) == 1
+    assert len([refusals.at(2 * APART_S + second) for second in (0, LASTS_S)][-1]) == 2
+
+
 def test_several_fields_are_one_line_too(refusals: Refusals) -> None:
     refusals.at(0, TWO)
     [line] = refusals.at(10, TWO)

@@ -36,7 +36,7 @@ class OlderSchemas:
         """An apply to an object of the kind ended so."""
         now = self._clock()
         if now - self._last > APART_S:
-            self._since = now
+            self._since, self._said = now, float("-inf")
         self._last = now
         if now - self._since < LASTS_S or now - self._said < REPEAT_AFTER_S:
             return

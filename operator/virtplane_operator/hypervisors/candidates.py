@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from virtplane_api.host_networks import host_networks_of, routed_of
 from virtplane_api.kube.conditions import is_true
-from virtplane_api.kube.resources import HYPERVISORS, Key, Object
+from virtplane_api.kube.resources import HYPERVISORS, Key, Object, is_being_deleted
 from virtplane_api.models.hypervisor import DEFAULT_CPU_ALLOCATION_RATIO, PoolState
 from virtplane_api.quantity import quantity_mib
 from virtplane_operator.networks.claims import Claims
@@ -43,9 +43,9 @@ class Candidates:
         return found
 
     def reported(self) -> Iterator[Candidate]:
-        """Every Hypervisor whose agent has spoken, as if it was empty."""
+        """Every Hypervisor that stays and whose agent has spoken, silent now or not, as if it was empty."""
         for key, hypervisor in self._store.all(HYPERVISORS).items():
-            if has_spoken(hypervisor):
+            if has_spoken(hypervisor) and not is_being_deleted(hypervisor):
                 yield self._reported(key, hypervisor)
 
     def _reported(self, key: Key, hypervisor: Object) -> Candidate:

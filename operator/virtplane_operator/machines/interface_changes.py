@@ -60,13 +60,13 @@ def _not_here(machine: Object, plans: tuple[InterfacePlan, ...], hypervisor: Obj
     present = {key_of_row(row) for row in placement.get("interfaces") or ()}
     for index, plan in enumerate(plans):
         network, where = plan.network, f"spec.interfaces[{index}].networkName: VirtualNetwork {plan.network.key.name}"
+        if (plan.name, network.uid) in present:
+            continue
         if network.mode not in modes:
             return Blocked(
                 Reason.NIC_NOT_ATTACHABLE,
                 f"{where} is of mode {network.mode}, which {name} has not; a placed machine is not moved for it",
             )
-        if (plan.name, network.uid) in present:
-            continue
         if not network.is_numbered:
             return Blocked(Reason.NETWORK_NOT_READY, f"{where} has no number and MTU of its tunnels yet")
         if network.tunnel_mtu > mtu_by(hypervisor):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from virtplane_api.kube.client import KubeClient
@@ -79,8 +80,10 @@ class NetworkReconciler:
     async def _sum_up(self, network: Object, users: Sequence[str]) -> Outcome:
         known, current = self._catalog.parse(network), network.get("status", {})
         rows = self._rows(known.uid)
-        # Where it is already it can be.
-        no_fit = no_place_for_networks(of_network(known), self._reported()) if not rows else None
+        overlay = self._catalog.overlays.status(network, known.asked_mtu) if is_overlay(network) else {}
+        # Where it is already it can be; and its tunnels are to be as these say.
+        asked = of_network(replace(known, mtu=overlay.get("mtu")))
+        no_fit = no_place_for_networks(asked, self._reported()) if not rows else None
         status = network_status(
             network,
             used=self._claims.used(known.uid),
@@ -90,8 +93,7 @@ class NetworkReconciler:
             no_place=no_fit.message if no_fit is not None else "",
             users=users,
         )
-        if is_overlay(network):
-            status |= self._catalog.overlays.status(network, known.asked_mtu)
+        status |= overlay
         if not _differs(network, status):
             return Done()
         settled = with_old_figures(network, status)

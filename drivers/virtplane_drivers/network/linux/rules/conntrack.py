@@ -28,7 +28,7 @@ from virtplane_drivers.network.linux.rules.nfnetlink import (
 )
 
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
-_ORIGINAL, _REPLY, _ID = 1, 2, 12
+_ORIGINAL, _REPLY, _ID, _ZONE = 1, 2, 12, 18
 _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
 _IPV4_SOURCE, _IPV4_DESTINATION, _IPV6_SOURCE, _IPV6_DESTINATION = 1, 2, 3, 4
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
@@ -116,7 +116,9 @@ def _ends(body: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _end(kernel: socket.socket, family: int, flow: dict[int, bytes]) -> int:
-    which = attribute(_ORIGINAL | NESTED, flow[_ORIGINAL]) + (attribute(_ID, flow[_ID]) if _ID in flow else b"")
+    # Its zone too: somebody else's rules may have put it into one (OVS does), and the same tuple may be in each.
+    told = b"".join(attribute(kind, flow[kind]) for kind in (_ID, _ZONE) if kind in flow)
+    which = attribute(_ORIGINAL | NESTED, flow[_ORIGINAL]) + told
     try:
         asked(kernel, _DELETE, REQUEST | ACK, family, which)
     except OSError as error:

@@ -141,10 +141,15 @@ async def test_flows_of_an_address_end_with_it_and_those_of_others_do_not(forwar
         assert {str(address) in known for address in other.addresses} == {True}
 
 
+@pytest.mark.parametrize("zone", [None, 7], ids=["", "in a zone of somebody else's rules"])
 async def test_a_flow_through_a_forward_goes_on_until_it_is_ended_and_others_of_the_guest_do_not_end(
-    forwarding: Forwarding,
+    forwarding: Forwarding, zone: int | None
 ) -> None:
     one, outside = port(2, forwards=FORWARDS), forwarding.host.outside
+    if zone is not None:
+        add_chain = "add chain inet foreign zones { type filter hook prerouting priority raw; }"
+        add_rule = f"add rule inet foreign zones ct zone set {zone}"
+        forwarding.host.machine.run("nft", f"add table inet foreign; {add_chain}; {add_rule}")
     await forwarding.apply(one)
     with forwarding.guest(one) as guest, service(outside):
         ipv4_udp = outside.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
