@@ -328,6 +328,13 @@ def test_an_overlay_has_its_number_and_its_mtu_before_the_first_machine_comes_in
     assert "peers" not in cluster.get("vpnet", "lan")["status"]
     assert status["vni"] == vni
 
+    # Tunnels of less: nobody lacks what the network takes from now on.
+    written = cluster.operator_writes("virtualnetworks", "lan")
+    cluster.host.report(underlay=UNDERLAY | {"mtu": 1400})
+    eventually(lambda: cluster.get("vpnet", "lan")["status"]["mtu"] == 1350)
+    assert cluster.get("vpnet", "lan")["status"]["conditions"][0]["reason"] == "NoMachines"
+    assert cluster.operator_writes("virtualnetworks", "lan") == written + 1
+
 
 def test_a_host_that_comes_later_with_smaller_tunnels_gets_no_machine_of_the_network(cluster: Cluster) -> None:
     cluster.host.report(networkModes=["Overlay"], underlay=UNDERLAY)
