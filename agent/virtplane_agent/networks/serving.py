@@ -76,6 +76,8 @@ class Networks:
         self._keys: dict[str, Key] = {}
         """By UID: where a network was found last."""
         self._seen: dict[NetworkKey, ObservedNetwork] = {}
+        self._found: set[NetworkKey] = set()
+        """What the drivers know, from before this agent's start too."""
         self._addresses: dict[tuple[str, str, str], tuple[IpAddress, ...]] = {}
         """By network, machine and interface: those that its guest was seen to use."""
         self._used: dict[str, tuple[tuple[NetworkKey, Port], ...]] = {}
@@ -90,11 +92,12 @@ class Networks:
 
     async def find_networks(self) -> list[NetworkKey]:
         """All that the drivers know, from before this agent's start."""
-        return [
-            NetworkKey(name, uid)
-            for name, driver in self._endpoints.networks.items()
-            for uid in await driver.inventory()
-        ]
+        for name, driver in self._endpoints.networks.items():
+            self._found |= {NetworkKey(name, uid) for uid in await driver.inventory()}
+        # Those of modes that are not to be had any more were not known to be theirs.
+        for machine in self._machines.all():
+            self.machine_changed(uid_of(machine))
+        return sorted(self._found)
 
     def machine_changed(self, machine_uid: str) -> None:
         """A machine came, went, was given other addresses or rules, or has let go of some: also by our own report."""
@@ -134,14 +137,15 @@ class Networks:
                 yield NetworkKey(driver, placed["networkUID"]), port_value(machine, placed)
 
     def _driver_name(self, machine: Object, network_uid: str) -> str:
-        """Empty when the network is not known (any more), or not to be had here."""
+        """Empty when the network is neither to be had here nor here from the time when it was."""
         endpoint = self._endpoints.hypervisors.get(machine["status"]["placement"].get("hypervisor", ""))
         network = self.object(network_uid)
         if endpoint is None:
             return ""
-        if network is None:
-            return next((key.driver for key in self._seen if key.uid == network_uid), "")
-        return endpoint.network_modes.get(NetworkMode(network["spec"]["mode"]), "")
+        if network is not None and (driver := endpoint.network_modes.get(NetworkMode(network["spec"]["mode"]))):
+            return driver
+        drivers = set(endpoint.network_modes.values())
+        return next((key.driver for key in self._found if key.uid == network_uid and key.driver in drivers), "")
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
@@ -275,8 +279,10 @@ class Networks:
         before = self._seen.get(key)
         if seen.state is None:
             self._seen.pop(key, None)
+            self._found.discard(key)
         else:
             self._seen[key] = seen
+            self._found.add(key)
         self._saw_addresses(key.uid, before.seen if before is not None else {}, seen.seen)
         if (before and _report(key.uid, before)) != (seen.state and _report(key.uid, seen)):
             for endpoint in self._endpoints.hypervisors.values():

@@ -1,11 +1,14 @@
 """Networks are there where machines need them, and as long as they do; machines start once they are served."""
 
+from dataclasses import replace
+
 from tests.agent.machines.agent_in_memory import AgentInMemory
-from tests.agent.objects import conditions, network, placed_interface, tell, vm
+from tests.agent.objects import HYPERVISOR, conditions, network, placed_interface, tell, vm
 from virtplane_agent.networks.serving import NetworkKey
 from virtplane_api.kube.resources import uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.reconcile import Done, Failed, Wait
+from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import FakeNicAttachment
 from virtplane_drivers.errors import Refused, Unavailable
 
@@ -65,6 +68,29 @@ async def test_a_network_goes_with_the_last_machine_on_it(agent: AgentInMemory) 
     assert isinstance(await agent.networks.reconcile(KEY), Wait)
     assert (await agent.fake_networks.observe("lan-uid")).ports == {("vm-2", "eth0")}
     tell(agent.machines.informer, machines[1], "DELETED")
+    assert await agent.networks.reconcile(KEY) == Done()
+    assert await agent.fake_networks.inventory() == ()
+
+
+async def test_a_network_of_a_mode_that_an_agent_lost_goes_with_the_last_machine_on_it(agent: AgentInMemory) -> None:
+    agent.given_network(LAN)
+    machine = vm(interfaces=[placed_interface()])
+    await agent.look(agent.given(machine))
+    modes = dict.fromkeys(set(NetworkMode) - {NetworkMode(LAN["spec"]["mode"])}, "fake")
+    agent.endpoints = replace(agent.endpoints, hypervisors={HYPERVISOR: replace(agent.endpoint, network_modes=modes)})
+    agent.restart()
+    agent.given_network(LAN)
+    agent.given(machine)
+    assert await agent.networks.find_networks() == [KEY]
+    assert KEY in agent.enqueued_networks
+    # It is served as before: whether it may be is the driver's to say.
+    agent.fake_networks.faults.refuse("apply", Refused("no more", reason=Reason.NETWORK_NOT_ALLOWED))
+    assert isinstance(await agent.networks.reconcile(KEY), Failed)
+    [row] = agent.networks.reports(agent.endpoints.hypervisors[HYPERVISOR])
+    assert (row["state"], row["reason"]) == ("Failed", "NetworkNotAllowed")
+    agent.enqueued_networks.clear()
+    tell(agent.machines.informer, machine, "DELETED")
+    assert agent.enqueued_networks == [KEY]
     assert await agent.networks.reconcile(KEY) == Done()
     assert await agent.fake_networks.inventory() == ()
 

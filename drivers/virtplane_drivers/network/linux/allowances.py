@@ -95,7 +95,7 @@ class Allowances:
         if network.mode is NetworkMode.ROUTED:
             for subnet in network.subnets:
                 if not routes(self.routed, subnet.cidr):
-                    message = f"the host does not route {subnet.cidr} for networks: --allow-routed"
+                    message = f"the host does not route {subnet.cidr} for networks: --allow-routed {subnet.cidr}"
                     raise Refused(message, reason=Reason.NETWORK_NOT_ALLOWED)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkCapability, NetworkMode
 from virtplane_drivers.attachment import TapAttachment
-from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.network.contract import (
     NO_NETWORK,
@@ -181,8 +181,37 @@ class LinuxNetworks(NetworkDriver):
         return replace(ready, state=NetworkState.FAILED, reason=findings[0].reason, message=message)
 
     async def apply(self, network: Network) -> None:
+        """Of a network that the host gives no more: for the guests that run on it, and it is refused all the same."""
+        try:
+            self._allowances.check(network)
+        except Refused:
+            kept = await self._kept(network)
+            if kept is not None:
+                await self._apply(kept)
+            raise
+        await self._apply(network)
+
+    async def _kept(self, network: Network) -> Network | None:
+        """It without ports that no guest holds, on what of the host it is on, whatever else is asked for by now.
+
+        Its guests are not cut off; so their rules, names and limits are to be what their users make them.
+        """
+        before = self._applied.get(network.uid)
+        if before is None:
+            return None
+        try:
+            held = await links.ports_held(namespace_path(self._runtime_folder, network.uid))
+        except OSError as error:
+            raise Unavailable(f"network {network.uid}: {error}", reason=Reason.NETWORK_ERROR) from error
+        ports = tuple(port for port in network.ports if tap_name(port) in held)
+        if not ports:
+            return None
+        was = before.network
+        asked = replace(network, ports=ports, mode=was.mode, host_bridge=was.host_bridge, vlan=was.vlan)
+        return replace(asked, ipv4=was.ipv4, ipv6=was.ipv6)
+
+    async def _apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
-        self._allowances.check(network)
         self._firewalls.check(network)
         self._vlans.check(network)
         path = namespace_path(self._runtime_folder, network.uid)

@@ -19,6 +19,7 @@ from virtplane_drivers.network.linux.driver import CHECK_EVERY_S, LinuxNetworks
 from virtplane_drivers.network.linux.names import namespace_path
 
 HOST_BRIDGE = "br-lan"
+ALL_GIVEN = Allowances(frozenset({HOST_BRIDGE}), (ip_network("10.0.0.0/24"), ip_network("fd00::/64")))
 ALLOW, DENY = FirewallAction.ALLOW, FirewallAction.DENY
 INGRESS, EGRESS = FirewallDirection.INGRESS, FirewallDirection.EGRESS
 TCP, UDP, ICMP = FirewallProtocol.TCP, FirewallProtocol.UDP, FirewallProtocol.ICMP
@@ -73,14 +74,16 @@ class Walled:
         path = self.router(uid).path
         return self.host.guest(path, one.mac, *addresses, gateways=("10.0.0.1", "fd00::1"), port=names.tap_name(one))
 
-    def another_driver(self, *, check_every_s: float = CHECK_EVERY_S) -> LinuxNetworks:
+    def another_driver(
+        self, *, check_every_s: float = CHECK_EVERY_S, allowances: Allowances = ALL_GIVEN
+    ) -> LinuxNetworks:
         """An agent that starts anew on the same host."""
         return LinuxNetworks(
             self.folder / "state",
             self.folder / "run",
             transit_cidr=TRANSIT_CIDR,
             host_namespace=self.host.machine.path,
-            allowances=Allowances(frozenset({HOST_BRIDGE}), (ip_network("10.0.0.0/24"), ip_network("fd00::/64"))),
+            allowances=allowances,
             check_every_s=check_every_s,
         )
 
