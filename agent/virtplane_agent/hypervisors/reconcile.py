@@ -55,7 +55,7 @@ class HypervisorReconciler:
             underlay=endpoint.underlay,
             host_networks=endpoint.host_networks,
             routed=endpoint.routed,
-            networks=self._networks.reports(endpoint),
+            networks=self._networks.reports(hypervisor, endpoint),
             orphans=self._strays.orphans(name),
         )
         if differs(hypervisor, status, owned=OWNED, owned_conditions=OWNED_CONDITIONS):

@@ -78,6 +78,7 @@ class Networks:
         self._seen: dict[NetworkKey, ObservedNetwork] = {}
         self._found: set[NetworkKey] = set()
         """What the drivers know, from before this agent's start too."""
+        self._has_found = False
         self._addresses: dict[tuple[str, str, str], tuple[IpAddress, ...]] = {}
         """By network, machine and interface: those that its guest was seen to use."""
         self._used: dict[str, tuple[tuple[NetworkKey, Port], ...]] = {}
@@ -94,9 +95,12 @@ class Networks:
         """All that the drivers know, from before this agent's start."""
         for name, driver in self._endpoints.networks.items():
             self._found |= {NetworkKey(name, uid) for uid in await driver.inventory()}
+        self._has_found = True
         # Those of modes that are not to be had any more were not known to be theirs.
         for machine in self._machines.all():
             self.machine_changed(uid_of(machine))
+        for hypervisor in self._endpoints.hypervisors:
+            self._on_change(hypervisor)  # some that were told of may be gone
         return sorted(self._found)
 
     def machine_changed(self, machine_uid: str) -> None:
@@ -265,18 +269,26 @@ class Networks:
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
-    def reports(self, endpoint: Endpoint) -> list[dict[str, str]]:
-        """Hypervisor.status.networks: of each network that machines of this hypervisor are on, or that is left here."""
-        drivers = set(endpoint.network_modes.values())
-        rows = [_report(key.uid, seen) for key, seen in sorted(self._seen.items()) if key.driver in drivers]
-        return rows[:_MAX_REPORTS]
+    def reports(self, hypervisor: Object, endpoint: Endpoint) -> list[dict[str, str]]:
+        """Hypervisor.status.networks: of each network that machines of this hypervisor are on, or that is left here.
+
+        What was not looked at yet, since this agent's start, is told as it was before: it is there, and a network that
+        is to be deleted must not go before it is gone from here.
+        """
+        told: list[dict[str, str]] = hypervisor.get("status", {}).get("networks") or []
+        if not self._has_found:
+            return told
+        drivers, before = set(endpoint.network_modes.values()), {row["uid"]: row for row in told}
+        keys = [key for key in sorted(self._found) if key.driver in drivers]
+        rows = [_report(key.uid, self._seen[key]) if key in self._seen else before.get(key.uid) for key in keys]
+        return [row for row in rows if row is not None][:_MAX_REPORTS]
 
     def states(self) -> Counter[tuple[str, NetworkState]]:
         """How many networks are on this host, by driver and by what was seen of them after their last pass."""
         return Counter((key.driver, seen.state) for key, seen in self._seen.items() if seen.state is not None)
 
     def _saw(self, key: NetworkKey, seen: ObservedNetwork) -> None:
-        before = self._seen.get(key)
+        before, is_first_look = self._seen.get(key), key in self._found and key not in self._seen
         if seen.state is None:
             self._seen.pop(key, None)
             self._found.discard(key)
@@ -284,7 +296,7 @@ class Networks:
             self._seen[key] = seen
             self._found.add(key)
         self._saw_addresses(key.uid, before.seen if before is not None else {}, seen.seen)
-        if (before and _report(key.uid, before)) != (seen.state and _report(key.uid, seen)):
+        if is_first_look or (before and _report(key.uid, before)) != (seen.state and _report(key.uid, seen)):
             for endpoint in self._endpoints.hypervisors.values():
                 if key.driver in endpoint.network_modes.values():
                     self._on_change(endpoint.name)

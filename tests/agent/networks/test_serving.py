@@ -86,7 +86,7 @@ async def test_a_network_of_a_mode_that_an_agent_lost_goes_with_the_last_machine
     # It is served as before: whether it may be is the driver's to say.
     agent.fake_networks.faults.refuse("apply", Refused("no more", reason=Reason.NETWORK_NOT_ALLOWED))
     assert isinstance(await agent.networks.reconcile(KEY), Failed)
-    [row] = agent.networks.reports(agent.endpoints.hypervisors[HYPERVISOR])
+    [row] = agent.networks.reports({}, agent.endpoints.hypervisors[HYPERVISOR])
     assert (row["state"], row["reason"]) == ("Failed", "NetworkNotAllowed")
     agent.enqueued_networks.clear()
     tell(agent.machines.informer, machine, "DELETED")
@@ -139,16 +139,36 @@ async def test_a_network_of_before_this_agent_s_start_is_found_and_removed_when_
 async def test_a_hypervisor_reports_its_networks_and_is_told_to_when_they_change(agent: AgentInMemory) -> None:
     agent.given_network(LAN)
     agent.given(vm(power_state="Stopped", interfaces=[placed_interface()]))
+    await agent.networks.find_networks()
+    agent.changed_hypervisors.clear()
     await agent.networks.reconcile(KEY)
-    assert agent.networks.reports(agent.endpoint) == [{"uid": "lan-uid", "state": "Ready"}]
+    assert agent.networks.reports({}, agent.endpoint) == [{"uid": "lan-uid", "state": "Ready"}]
     assert agent.changed_hypervisors == ["host-a-fake"]
     await agent.networks.reconcile(KEY)
     assert agent.changed_hypervisors == ["host-a-fake"]  # nothing new, nothing written
     agent.fake_networks.faults.failed = ("ForwardingBlocked", "table ip filter drops it")
     await agent.networks.reconcile(KEY)
-    assert agent.networks.reports(agent.endpoint) == [
+    assert agent.networks.reports({}, agent.endpoint) == [
         {"uid": "lan-uid", "state": "Failed", "reason": "ForwardingBlocked", "message": "table ip filter drops it"}
     ]
+    assert agent.changed_hypervisors == ["host-a-fake", "host-a-fake"]
+
+
+async def test_what_was_told_of_a_network_stands_until_the_next_agent_has_looked_at_it(agent: AgentInMemory) -> None:
+    told = [{"uid": uid, "state": "Failed", "reason": "Odd", "message": "x"} for uid in ("gone-uid", "lan-uid")]
+    hypervisor = {"status": {"networks": told}}
+    agent.given_network(LAN)
+    machine = vm(interfaces=[placed_interface()])
+    await agent.look(agent.given(machine))
+    tell(agent.machines.informer, machine, "DELETED")
+    agent.restart()
+    assert agent.networks.reports(hypervisor, agent.endpoint) == told
+    agent.changed_hypervisors.clear()
+    await agent.networks.find_networks()
+    assert agent.networks.reports(hypervisor, agent.endpoint) == told[1:]
+    assert agent.changed_hypervisors == ["host-a-fake"]
+    assert await agent.networks.reconcile(KEY) == Done()
+    assert agent.networks.reports(hypervisor, agent.endpoint) == []
     assert agent.changed_hypervisors == ["host-a-fake", "host-a-fake"]
 
 
