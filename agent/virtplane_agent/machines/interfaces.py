@@ -76,7 +76,8 @@ class Interfaces:
         mode = NetworkMode(network["spec"]["mode"])
         driver_name = endpoint.network_modes.get(mode)
         if driver_name is None:
-            message = f"interface {name}: {endpoint.name} has no networks of mode {mode}"
+            why = endpoint.facts.missing.get(f"Network{mode}", "")
+            message = f"interface {name}: {endpoint.name} has no networks of mode {mode}{why and f': {why}'}"
             return Hindrance(Reason.NIC_NOT_ATTACHABLE, message, Progress.STALLED)
         try:
             value = await self._networks.in_force(NetworkKey(driver_name, placed["networkUID"]))

@@ -95,6 +95,22 @@ async def test_a_network_of_a_mode_that_an_agent_lost_goes_with_the_last_machine
     assert await agent.fake_networks.inventory() == ()
 
 
+async def test_a_machine_that_is_to_start_on_a_mode_that_is_gone_is_told_what_would_bring_it(
+    agent: AgentInMemory,
+) -> None:
+    agent.given_network(LAN)
+    uid = agent.given(vm(interfaces=[placed_interface()]))
+    mode = LAN["spec"]["mode"]
+    facts = replace(agent.endpoint.facts, missing={f"Network{mode}": "start the agent with --allow-it"})
+    lost = replace(agent.endpoint, network_modes={}, facts=facts)
+    agent.endpoints = replace(agent.endpoints, hypervisors={HYPERVISOR: lost})
+    agent.restart()
+    await agent.look(uid)
+    assert conditions({"status": await agent.status()})["Stalled"] == ("True", "NicNotAttachable")
+    said = next(one for one in (await agent.status())["conditions"] if one["type"] == "Stalled")["message"]
+    assert said == f"interface eth0: host-a-fake has no networks of mode {mode}: start the agent with --allow-it"
+
+
 async def test_a_stopped_machine_keeps_its_network(agent: AgentInMemory) -> None:
     agent.given_network(LAN)
     agent.given(vm(power_state="Stopped", interfaces=[placed_interface()]))
