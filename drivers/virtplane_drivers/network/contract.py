@@ -298,7 +298,8 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         Raises:
             Refused: it can never be so (`reason` and the message say which part). FirewallNotPossible, VLANNotPossible:
                 a port has a firewall, or it has a VLAN, and the host has no means for it; nothing was changed.
-                NetworkNotAllowed: it is not of the `host_networks` or the `routed` of the facts; nothing was changed.
+                NetworkNotAllowed: it is not of the `host_networks` or the `routed` of the facts. Nothing was changed,
+                but for guests that run on it from the time when it was: for them it is what is asked for, where it was.
             Unavailable: not now; it may be so in part, and may be asked for again.
         """
         ...

@@ -45,7 +45,7 @@ class Candidates:
     def reported(self) -> Iterator[Candidate]:
         """Every Hypervisor that stays and whose agent has spoken, silent now or not, as if it was empty."""
         for key, hypervisor in self._store.all(HYPERVISORS).items():
-            if has_spoken(hypervisor) and not is_being_deleted(hypervisor):
+            if _may_have_networks(hypervisor):
                 yield self._reported(key, hypervisor)
 
     def _reported(self, key: Key, hypervisor: Object) -> Candidate:
@@ -82,13 +82,13 @@ def _candidate(hypervisor: Object) -> Candidate:
 
 def networks_facts_of(hypervisor: Object | None) -> tuple[object, ...]:
     """What of a Hypervisor it follows from whether networks can be there."""
-    if hypervisor is None or not has_spoken(hypervisor):
+    if hypervisor is None or not _may_have_networks(hypervisor):
         return ()
     status = hypervisor["status"]
     said = (status.get(field) for field in ("networkModes", "missingCapabilities", "hostNetworks", "routedCIDRs"))
     return mtu_by(hypervisor), *said
 
 
-def has_spoken(hypervisor: Object) -> bool:
-    """Whether its agent has reported what the host is."""
-    return "capacity" in hypervisor.get("status", {})
+def _may_have_networks(hypervisor: Object) -> bool:
+    """Whether its agent has reported what the host is, and it is to stay."""
+    return "capacity" in hypervisor.get("status", {}) and not is_being_deleted(hypervisor)
