@@ -1,6 +1,5 @@
 """The hosts that the hypervisors' contract is tried on: one per driver, with guests that do as they are told."""
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
@@ -10,6 +9,7 @@ from uuid import uuid4
 
 from tests.cluster.guest_processes import end_guests
 from tests.cluster.guests.boot_sector import GREETING, BootSectorKind, boot_sector_image
+from tests.unix_sockets import bound
 from virtplane_api.vocabulary import DiskFormat, DisplayType
 from virtplane_drivers.attachment import (
     Attachment,
@@ -128,18 +128,6 @@ class QemuHost:
 
 
 HOSTS: dict[str, Callable[[Path], Host]] = {"fake": FakeHost, "qemu": QemuHost}
-
-
-@contextmanager
-def bound(path: Path) -> Iterator[socket.socket]:
-    """A socket of this path, however long that is: an address holds 107 bytes."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
-            yield listener
-    finally:
-        os.close(folder)
 
 
 def machine(

@@ -14,6 +14,7 @@ from tests.cluster.network_leftovers import end_networks
 from tests.cluster.waiting import eventually
 from tests.drivers.network.linux.host import new_host
 from tests.drivers.network.linux.networks import TRANSIT_CIDR
+from tests.unix_sockets import address_of
 from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.attachment import FakeNicAttachment, NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.host.tap import open_tap
@@ -108,7 +109,8 @@ class PasstHost:
     def joined(self, attachment: NicAttachment) -> Iterator[None]:
         assert isinstance(attachment, StreamAttachment)
         with socket.socket(socket.AF_UNIX) as hypervisor:
-            hypervisor.connect(str(attachment.socket))
+            with address_of(attachment.socket) as address:
+                hypervisor.connect(address)
             # passt takes it a moment later.
             eventually(lambda: socket_state(attachment.socket).joined, interval_s=0.001)
             yield

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ import pytest
 
 from tests.drivers.storage.directory_host import MIB, DirectoryHost, failure_of, made, pool_folder, volume
 from tests.drivers.storage.image_files import qemu_img
+from tests.unix_sockets import bound
 from virtplane_api.vocabulary import DiskFormat
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.storage.contract import NO_VOLUME, Blank, Pool, VolumeState
@@ -39,13 +39,8 @@ async def test_what_could_be_a_path_names_no_volume(
 
 
 def _socket(path: Path) -> None:
-    # Bound by a short name: the path of a test's folder may be too long for a socket.
-    here = os.open(path.parent, os.O_RDONLY)
-    try:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"/proc/self/fd/{here}/{path.name}")
-    finally:
-        os.close(here)
+    with bound(path):
+        pass
 
 
 def _over_a_backing_file(path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tests.drivers.hypervisor.test_without_root import NOBODY, SHOWN_TO_ALL, hidden_folder
 from tests.drivers.network.linux.dnsmasq.reachable_folder import folder_until_we_end
 from tests.drivers.network.linux.host import Host, new_host
+from tests.unix_sockets import address_of
 from virtplane_api.vocabulary import ForwardProtocol, NetworkMode
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.host.process import command_lines
@@ -82,7 +83,8 @@ def joined(host: UserHost | None, path: Path) -> Iterator[socket.socket]:
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     with closing(opened() if host is None else host.host.machine.inside(opened)) as client:
-        client.connect(str(path))
+        with address_of(path) as address:
+            client.connect(address)
         client.settimeout(5.0)
         yield client
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from tests.unix_sockets import bound
 from virtplane_drivers.hypervisor.qemu.guest_agent import GuestAgent, connect
 from virtplane_drivers.hypervisor.qemu.guest_agent.client import SYNC_TIMEOUT_S
 
@@ -73,9 +74,8 @@ async def channel(
     folder: Path, sync_timeout_s: float = SYNC_TIMEOUT_S
 ) -> AsyncIterator[tuple[GuestAgent, ScriptedAgent]]:
     """A client and its guest."""
-    with socket.socket(socket.AF_UNIX) as listener:
+    with bound(folder / "agent") as listener:
         listener.setblocking(False)  # noqa: FBT003
-        listener.bind(str(folder / "agent"))
         listener.listen(1)
         client = await connect(folder / "agent", sync_timeout_s=sync_timeout_s)
         end, _address = await asyncio.get_running_loop().sock_accept(listener)

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.drivers.qemu.guest_agent.scripted_agent import ScriptedAgent
+from tests.unix_sockets import bound
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import DriverError, GuestCommandLost, Refused, Unavailable
 from virtplane_drivers.hypervisor.contract import GuestCommand, GuestCommandResult
@@ -63,9 +63,8 @@ Run = Callable[..., Coroutine[Any, Any, GuestCommandResult]]
 async def guest(folder: Path, *replies: object) -> AsyncIterator[tuple[Run, list[dict[str, Any]]]]:
     """An agent that answers these in their order, and then hangs up; what it was asked for."""
     asked: list[dict[str, Any]] = []
-    with socket.socket(socket.AF_UNIX) as listener:
+    with bound(folder / "agent") as listener:
         listener.setblocking(False)  # noqa: FBT003
-        listener.bind(str(folder / "agent"))
         listener.listen(1)
 
         async def accept() -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from tests.cluster.guest_processes import guest_processes
 from tests.cluster.guests.boot_sector import GREETING
-from tests.drivers.hypervisor.hosts import QemuHost, bound, machine
+from tests.drivers.hypervisor.hosts import QemuHost, machine
 from tests.drivers.hypervisor.test_contract import until_stopped, until_suspended
 from tests.drivers.qemu.machines.lan import Lan, asks_for_address, has_lans, lan_in, new_lan
 from tests.drivers.qemu.machines.starting import defined, pid_of, ticks
 from tests.drivers.qemu.machines.test_safety import status
+from tests.unix_sockets import bound
 from virtplane_api.vocabulary import InterfaceModel, PowerState
 from virtplane_drivers.attachment import NicAttachment, StreamAttachment, TapAttachment
 from virtplane_drivers.errors import LaunchFailed, Unavailable

@@ -1,6 +1,7 @@
 """Real QEMU processes without a machine in them: monitors and nothing else, up in 50 ms."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -9,9 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.unix_sockets import address_of
 from virtplane_drivers.hypervisor.qemu.monitor import Monitor, MonitorClosed, MonitorTimeout, connect
 
 START_TIMEOUT_S = 30.0
+_WAITING = 2
+"""The threads of a QEMU at rest that wait in poll(2)."""
 
 
 class RealQemu:
@@ -33,6 +37,16 @@ class RealQemu:
     @property
     def event_names(self) -> list[str]:
         return [event["event"] for event in self.events]
+
+    async def started(self) -> None:
+        """Its main thread and that of its monitors wait for somebody to speak.
+
+        To a QEMU without a machine that is still on its way there, 1 first client in 5,000 is one too early: both
+        threads take it, tear its commands to pieces, and QEMU may die of it.
+        """
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while self._process.returncode is None and sum("poll" in place for place in self._waits()) < _WAITING:
+                await asyncio.sleep(0.002)
 
     async def connect(self, number: int = 0) -> Monitor:
         monitor = await connect(
@@ -86,8 +100,15 @@ class RealQemu:
             os.close(reader)
 
     def _waits_for_a_reader(self) -> bool:
-        """Whether the main thread is in open(), as the kernel names the place."""
+        """Whether the main thread is in open()."""
         return Path(f"/proc/{self.pid}/wchan").read_text() in ("wait_for_partner", "fifo_open")
+
+    def _waits(self) -> list[str]:
+        """Where each thread waits, as the kernel names the place."""
+        places = []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread, or all of it, has ended
+            places = [(thread / "wchan").read_text() for thread in Path(f"/proc/{self.pid}/task").iterdir()]
+        return places
 
 
 @asynccontextmanager
@@ -100,7 +121,8 @@ async def real_qemu(folder: Path, monitors: int = 1) -> AsyncIterator[RealQemu]:
         listeners.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         # Else QEMU, which looks at it from two threads while it starts, may wait in accept() for a second client.
         listeners[-1].setblocking(False)  # noqa: FBT003
-        listeners[-1].bind(str(paths[-1]))
+        with address_of(paths[-1]) as address:
+            listeners[-1].bind(address)
         listeners[-1].listen(1)
         argv += ["-chardev", f"socket,id=m{number},fd={listeners[-1].fileno()},server=on,wait=off"]
         argv += ["-mon", f"chardev=m{number},mode=control"]
@@ -113,6 +135,7 @@ async def real_qemu(folder: Path, monitors: int = 1) -> AsyncIterator[RealQemu]:
             listener.close()
     qemu = RealQemu(folder, process, paths)
     try:
+        await qemu.started()
         yield qemu
     finally:
         await qemu.end()

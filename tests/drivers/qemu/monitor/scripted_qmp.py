@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from tests.unix_sockets import address_of
+
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": ["oob"]}}
 DEADLINE_S = 20.0
 
@@ -29,7 +31,8 @@ class ScriptedServer:
     def __init__(self, path: Path) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.setblocking(False)  # noqa: FBT003
-        self.listener.bind(str(path))
+        with address_of(path) as address:
+            self.listener.bind(address)
         self.listener.listen(1)
         self.client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.descriptors: list[int] = []

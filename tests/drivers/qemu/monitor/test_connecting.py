@@ -8,6 +8,7 @@ import pytest
 
 from tests.drivers.qemu.monitor.linked import Linked, linked, open_descriptors
 from tests.drivers.qemu.monitor.scripted_qmp import GREETING, ScriptedServer, event, scripted_server
+from tests.unix_sockets import address_of
 from virtplane_drivers.hypervisor.qemu.monitor import (
     CommandFailed,
     ConnectionSpoilt,
@@ -194,7 +195,8 @@ async def test_h22_a_greeting_that_never_comes_ends_in_a_clear_error(tmp_path: P
 
 async def test_h22_a_socket_whose_queue_is_full_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
     async with scripted_server(tmp_path / "qmp") as server:
-        others = _until_the_queue_is_full(str(tmp_path / "qmp"))
+        with address_of(tmp_path / "qmp") as address:
+            others = _until_the_queue_is_full(address)
         before = open_descriptors()
         with pytest.raises(MonitorTimeout, match="another client may be connected"):
             await connecting(tmp_path / "qmp", timeout_s=0.1)
@@ -210,13 +212,13 @@ async def test_h22_a_socket_whose_queue_is_full_is_waited_for_and_then_given_up(
         (await task).close()
 
 
-def _until_the_queue_is_full(path: str) -> list[socket.socket]:
+def _until_the_queue_is_full(address: str) -> list[socket.socket]:
     others: list[socket.socket] = []
     while True:
         other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         other.setblocking(False)  # noqa: FBT003
         try:
-            other.connect(path)
+            other.connect(address)
         except BlockingIOError:
             other.close()
             return others

@@ -15,6 +15,7 @@ import pytest
 
 from tests.drivers.qemu.monitor.linked import until
 from tests.drivers.qemu.monitor.real_qemu import RealQemu, real_qemu
+from tests.unix_sockets import address_of
 from virtplane_drivers.hypervisor.qemu.monitor import CommandFailed, Monitor, MonitorTimeout
 from virtplane_drivers.hypervisor.qemu.monitor.commands import IN_BAND_SLOTS
 
@@ -97,7 +98,8 @@ async def test_h29_a_real_qemu_with_one_more_in_its_queue_would_not_read_it(qemu
     urgent = b'{"exec-oob": "query-yank", "id": "urgent"}\n'
     for in_queue, is_read in ((IN_BAND_SLOTS, True), (IN_BAND_SLOTS + 1, False)):
         with socket.socket(socket.AF_UNIX) as raw:
-            raw.connect(str(qemu.paths[0]))
+            with address_of(qemu.paths[0]) as address:
+                raw.connect(address)
             raw.sendall(b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}, "id": "ready"}\n')
             await asyncio.to_thread(_read_until, raw, b'"ready"')
             async with qemu.stuck(other):

@@ -14,6 +14,7 @@ import pytest
 
 from tests.drivers.qemu.monitor.linked import until
 from tests.drivers.qemu.monitor.real_qemu import RealQemu, real_qemu
+from tests.unix_sockets import address_of
 from virtplane_drivers.hypervisor.qemu.monitor import (
     HungUp,
     Monitor,
@@ -202,7 +203,8 @@ async def _ask_stop_and_go(monitor: Monitor) -> None:
 async def _raw(qemu: RealQemu) -> socket.socket:
     raw = socket.socket(socket.AF_UNIX)
     raw.settimeout(5.0)
-    raw.connect(str(qemu.paths[0]))
+    with address_of(qemu.paths[0]) as address:
+        raw.connect(address)
     assert b'"QMP"' in await asyncio.to_thread(raw.recv, 1 << 16)
     return raw
 

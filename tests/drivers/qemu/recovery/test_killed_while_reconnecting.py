@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.waiting import eventually
-from tests.drivers.hypervisor.hosts import QemuHost, bound
+from tests.drivers.hypervisor.hosts import QemuHost
 from tests.drivers.qemu.machines.test_hotplug import in_guest, linux, sees
 from tests.drivers.qemu.recovery.test_killed_at_every_await import EVERY, killed
 from tests.drivers.qemu.recovery.test_killed_while_plugging import finished
+from tests.unix_sockets import bound
 from virtplane_drivers.attachment import StreamAttachment
 from virtplane_drivers.hypervisor.contract import Nic
 from virtplane_drivers.hypervisor.nics import nic_changes
