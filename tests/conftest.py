@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster import binaries
 from tests.cluster.control_plane import ApiError, ControlPlane
+from tests.cluster.kinds import wait_for_kinds
 from tests.cluster.namespaces import fresh_namespace, kinds_are_read
 from tests.cluster.waiting import eventually
 
@@ -57,7 +58,7 @@ def installed(control_plane: ControlPlane) -> ControlPlane:
     # Tests of the kinds alone have put them there already, without Helm.
     how = ("--create-namespace", "--take-ownership")
     control_plane.helm("install", "virtplane", str(CHART), "-n", SYSTEM_NAMESPACE, *how)
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    wait_for_kinds(control_plane.kubectl)
     control_plane.restart_controller_manager()
     eventually(lambda: kinds_are_read(control_plane))
     eventually(lambda: FINALIZER in _finalizers_given_at_creation(control_plane))

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kinds import wait_for_kinds
 from tests.cluster.namespaces import kinds_are_read, nobody_serves
 from tests.cluster.waiting import eventually
 from virtplane_api.crdgen import crd
@@ -17,7 +18,7 @@ def server(control_plane: ControlPlane) -> ControlPlane:
     """The control plane with nothing of ours but the kinds."""
     everything = "---\n".join(yaml.safe_dump(crd(resource)) for resource in RESOURCES)
     control_plane.kubectl("apply", "-f", "-", input=everything)
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    wait_for_kinds(control_plane.kubectl)
     # Discovery learns new kinds a moment after they are established.
     eventually(lambda: "vpvm" in control_plane.kubectl("api-resources", "--api-group=virtplane.dev"))
     eventually(lambda: kinds_are_read(control_plane))

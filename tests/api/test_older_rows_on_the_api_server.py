@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ApiError, ControlPlane
+from tests.cluster.kinds import wait_for_kinds
 from tests.cluster.waiting import eventually
 from virtplane_api.crdgen import crd
 from virtplane_api.interfaces import left_behind
@@ -39,7 +40,7 @@ def kind(*, older: bool) -> dict[str, Any]:
 def older(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """Serves the kind as it was, until a test changes that."""
     control_plane.kubectl("apply", "-f", "-", input=json.dumps(kind(older=True)))
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/virtualmachines.{GROUP}")
+    wait_for_kinds(control_plane.kubectl, GROUP)
     eventually(lambda: GROUP in control_plane.kubectl("api-versions"))
     yield control_plane
     control_plane.kubectl("delete", "crd", f"virtualmachines.{GROUP}")

@@ -23,6 +23,7 @@ from tests.cluster.control_plane import CommandError, ControlPlaneError
 from tests.cluster.guest_processes import guest_processes
 from tests.cluster.guests.quickstart import PAGE, UP_LINE, ImageError, quickstart_image
 from tests.cluster.identities import Identities
+from tests.cluster.kinds import wait_for_kinds
 from tests.cluster.network_leftovers import mounts_below, network_processes
 from tests.cluster.relay import relayed
 from tests.cluster.system import OPERATOR, SYSTEM_NAMESPACE, System
@@ -97,7 +98,7 @@ class Quickstart:
         say(f"installing the chart {CHART.relative_to(ROOT)} into namespace {SYSTEM_NAMESPACE}")
         self._cluster.helm("install", RELEASE, str(CHART), "-n", SYSTEM_NAMESPACE, "--create-namespace")
         self._installed = True
-        self._cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        wait_for_kinds(self._cluster.kubectl)
         self._cluster.kinds_were_added()
         self._wait_until_served()
 

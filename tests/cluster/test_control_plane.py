@@ -12,6 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.cluster.api_requests import RequestKind
 from tests.cluster.control_plane import ApiError, CommandError, ControlPlane
+from tests.cluster.kinds import wait_for_kinds
 from tests.cluster.waiting import eventually
 
 WIDGETS = {
@@ -53,7 +54,7 @@ def exists(control_plane: ControlPlane, path: str) -> bool:
 @pytest.fixture(scope="module")
 def widgets(control_plane: ControlPlane) -> ControlPlane:
     control_plane.kubectl("apply", "-f", "-", input=json.dumps(WIDGETS))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd/widgets.test.virtplane.dev", "--timeout=20s")
+    wait_for_kinds(control_plane.kubectl, "test.virtplane.dev")
     return control_plane
 
 

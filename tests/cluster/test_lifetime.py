@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.control_plane import ControlPlane, ControlPlaneError
+from tests.cluster.kinds import wait_for_kinds
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.supervisor import Supervisor, SupervisorError
 from tests.cluster.waiting import eventually
@@ -100,7 +101,7 @@ class TestControlPlane:
         }
         with ControlPlane() as control_plane:
             control_plane.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", THINGS)
-            control_plane.kubectl("wait", "--for=condition=Established", "crd/things.virtplane.dev", "--timeout=20s")
+            wait_for_kinds(control_plane.kubectl)
             with pytest.warns(UserWarning, match="host-state"), fresh_namespace(control_plane) as namespace:
                 control_plane.kubectl("create", "-n", namespace, "-f", "-", input=json.dumps(orphan))
             assert control_plane.kubectl("get", "things", "-n", namespace, "-o", "name") == ""

@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster.control_plane import ApiError, ControlPlane
 from tests.cluster.identities import Identities
+from tests.cluster.kinds import wait_for_kinds
 from tests.cluster.system import OPERATOR, SYSTEM_NAMESPACE, System
 from tests.cluster.waiting import eventually
 from tests.conftest import CHART
@@ -57,7 +58,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         crd.write_text(without(crd.read_text(), field))
     with ControlPlane(audit=True) as running:
         running.helm("install", "virtplane", str(chart), "-n", SYSTEM_NAMESPACE, "--create-namespace")
-        running.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        wait_for_kinds(running.kubectl)
         eventually(lambda: takes_networks(running))
         yield running
 

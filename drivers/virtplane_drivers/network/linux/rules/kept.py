@@ -7,6 +7,7 @@ right after our transaction is to be what it prints now.
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.host.blocking import in_thread
 from virtplane_drivers.network.linux.rules.nft import generation, run
 from virtplane_drivers.network.linux.rules.ruleset import Ruleset, changes, whole
+
+_log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _OWN = Path("/proc/self/ns/net")
@@ -44,25 +47,36 @@ class KeptRules:
         Raises:
             Unavailable: the namespace is gone, or nft refuses (NetworkError); the kernel has the old rules or the new.
         """
-        kept = self._kept.get(namespace)
+        kept, script = self._kept.get(namespace), None
         if kept is not None and await self._is_intact(namespace, kept):
             script = changes(kept.ruleset, ruleset)
             if not script:
                 return
-        else:
-            script = whole(ruleset)
         self._kept.pop(namespace, None)
         for _ in range(_ATTEMPTS):
             before = await generation(namespace)
-            await run(namespace, script)
+            await self._put_in(namespace, ruleset, script)
             printed = await _printed(namespace, ruleset) if self._is_shared else None
             after = await generation(namespace)
             # Was it ours alone? Else somebody may have changed our tables since.
             if (after - before) % 2**32 == 1:
                 self._kept[namespace] = _Kept(ruleset, printed, await _inode(namespace), after)
                 return
-            script = whole(ruleset)
+            script = None
         # They are in, and nothing is known of them: the next call puts them in again.
+
+    async def _put_in(self, namespace: Path | None, ruleset: Ruleset, script: str | None) -> None:
+        """By a script of what is other; without one, as a whole."""
+        if script is not None:
+            try:
+                await run(namespace, script)
+            except Unavailable:
+                _log.info(
+                    "the rules in %s were changed meanwhile; all of ours are put in again", namespace or "the host"
+                )
+            else:
+                return
+        await run(namespace, whole(ruleset))
 
     async def holds(self, namespace: Path | None) -> bool:
         """Whether the tables are as the last `ensure` left them.

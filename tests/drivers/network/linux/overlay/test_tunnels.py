@@ -330,6 +330,7 @@ async def test_tunnels_whose_record_cannot_be_read_take_nothing_from_anybody_bef
     pair: Pair,
 ) -> None:
     host, other = pair.hosts[0], overlay_network(str(uuid4()))
+    await host.driver.__aexit__(None, None, None)
     for record in (host.folder / "run" / "networks").glob("*.json"):
         record.write_text("{")
     wrong, right = (

@@ -1,6 +1,7 @@
 """The agent's table in the host's namespace, beside those of others."""
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.contract import Network, PortForward
 from virtplane_drivers.network.linux.names import host_link, host_table
 from virtplane_drivers.network.linux.rules import HostRules, RouterRules
+from virtplane_drivers.network.linux.rules.kept import KeptRules
 from virtplane_drivers.network.linux.values import Transit
 
 FOREIGN = """
@@ -71,6 +73,25 @@ async def test_rules_that_were_flushed_are_missed_and_put_back(host: Host, route
         await rules.apply(served(router))
         assert await rules.check()
         assert reaches(host.outside, HOST_IPV4, 8080) == OUTSIDE_IPV4
+
+
+async def test_rules_that_are_flushed_between_our_look_and_our_change_are_put_in_as_a_whole(
+    host: Host, router: Router, rules: HostRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rules.apply(served(router))
+    look = KeptRules._is_intact
+
+    async def look_and_flush(*args: Any) -> bool:
+        was_intact = await look(*args)
+        host.machine.run("nft", "flush", "ruleset")
+        return was_intact
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeptRules, "_is_intact", look_and_flush)
+        await rules.apply({})
+    assert await rules.check()
+    assert host_table("test") in host.machine.run("nft", "list", "tables")
+    assert host_link(router.network.uid) not in host.machine.run("nft", "list", "ruleset")
 
 
 @pytest.mark.parametrize(
