@@ -23,7 +23,7 @@ from virtplane_drivers.hypervisor.qemu.keyboard import KEY_CODES
 
 
 async def shows(driver: QemuDriver, uid: str, text: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while text not in (await driver.serial_log(uid, 1 << 20)).decode(errors="replace"):
             await asyncio.sleep(0.05)
 
@@ -114,7 +114,7 @@ async def linux(host: QemuHost) -> AsyncIterator[tuple[QemuDriver, str]]:
         )
         await started(driver, desired)
         await shows(driver, desired.uid, UP_LINE)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not await has_agent(driver, desired.uid):
                 pass
         yield driver, desired.uid

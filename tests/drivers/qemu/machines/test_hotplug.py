@@ -60,7 +60,7 @@ async def linux(host: QemuHost, driver: QemuDriver, *nics: Nic) -> Desired:
     desired = replace(machine(host), memory_mib=MEMORY_MIB + 32, cpu=Cpu(2), disks=disks, nics=nics)
     await driver.define(desired)
     await driver.start(desired.uid)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not await has_agent(driver, desired.uid):
             pass
     return desired

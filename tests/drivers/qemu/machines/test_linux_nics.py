@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not has_lans(), reason="networks take root")
 
 async def seen(driver: QemuDriver, uid: str) -> dict[str, tuple[list[str], str]]:
     """By MAC: MTU, index and pairs of queues; and the path of it through the PCI buses, as the guest numbers them."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not await has_agent(driver, uid):
             pass
     said = (await driver.run_guest_command(uid, command("sh", "-c", SEEN))).stdout.decode()

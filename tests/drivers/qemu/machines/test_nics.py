@@ -60,7 +60,7 @@ async def heard(listener: socket.socket, wanted: Callable[[bytes], bool]) -> byt
 
 
 async def greeted(driver: QemuDriver, uid: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while GREETING.encode() not in await driver.serial_log(uid, 65536):
             await asyncio.sleep(0.05)
 

@@ -78,7 +78,8 @@ async def test_rules_that_were_flushed_are_missed_and_put_back(host: Host, route
 async def test_rules_that_are_flushed_between_our_look_and_our_change_are_put_in_as_a_whole(
     host: Host, router: Router, rules: HostRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await rules.apply(served(router))
+    going = new_router(host, network("going", port(3)))
+    await rules.apply(served(router) | served(going))
     look = KeptRules._is_intact
 
     async def look_and_flush(*args: Any) -> bool:
@@ -88,10 +89,11 @@ async def test_rules_that_are_flushed_between_our_look_and_our_change_are_put_in
 
     with monkeypatch.context() as patched:
         patched.setattr(KeptRules, "_is_intact", look_and_flush)
-        await rules.apply({})
+        await rules.apply(served(router))
     assert await rules.check()
-    assert host_table("test") in host.machine.run("nft", "list", "tables")
-    assert host_link(router.network.uid) not in host.machine.run("nft", "list", "ruleset")
+    put_in = host.machine.run("nft", "list", "ruleset")
+    assert host_link(router.network.uid) in put_in
+    assert host_link(going.network.uid) not in put_in
 
 
 @pytest.mark.parametrize(
