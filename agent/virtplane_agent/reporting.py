@@ -74,13 +74,13 @@ class Reporter:
     def _tell(self, before: Object, after: Object) -> None:
         old, new = find(before, "Ready"), find(after, "Ready")
         if new is not None and (old is None or (old["status"], old["reason"]) != (new["status"], new["reason"])):
-            stalled = find(after, "Stalled") is not None or new["status"] == "Unknown"
+            waits = new["status"] == "Unknown" or new["reason"] == Reason.IN_USE
             self._events.record(
                 after,
                 reason=new["reason"],
                 action="Reconciling",
                 note=new["message"] or f"{after['kind']} is {new['reason']}",
-                type_="Warning" if stalled else "Normal",
+                type_="Warning" if waits or find(after, "Stalled") is not None else "Normal",
             )
         last_exit = after["status"].get("lastExit")
         if last_exit is not None and last_exit != before.get("status", {}).get("lastExit"):

@@ -169,6 +169,9 @@ class Operator:
             self._count_in_networks(old, new)
             if old is not None and _makes_room(old, new):
                 self._room_may_have_come()
+            elif old is not None and new is not None and old["spec"].get("interfaces") != new["spec"].get("interfaces"):
+                # It may ask for what others hold that ask for what it holds.
+                self._wake_pending_in(key.namespace)
             if new is None:
                 self._wake_pending_in(key.namespace)
         elif resource is VOLUMES:

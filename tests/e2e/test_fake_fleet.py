@@ -116,6 +116,11 @@ def test_a_pool_stays_until_its_last_volume_is_gone(fleet: Live, namespace: str)
     fleet.apply(pool("brief", fake={}), volume("data", namespace, poolName="brief"))
     fleet.wait_condition("vpvol", "data", namespace, "Made")
     fleet.kubectl("delete", "vppool", "brief", "--wait=false")
+    ready = condition(fleet.wait_condition("vppool", "brief", "", "InUse"), "Ready")
+    assert (ready["status"], ready["message"].partition(";")[0]) == (
+        "False",
+        f"deletion waits for 1 volume: {namespace}/data",
+    )
     eventually(lambda: "InUse" in fleet.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}").split())
     assert fleet.get("vppool", "brief")["metadata"]["finalizers"]
     fleet.kubectl("delete", "vpvol", "data", "-n", namespace, "--timeout=30s")
@@ -126,11 +131,17 @@ def test_a_volume_that_a_machine_uses_is_not_deleted(fleet: Live, namespace: str
     fleet.apply(volume("data", namespace), vm("web", namespace, {"name": "data", "volumeName": "data"}))
     fleet.wait_ready("web", namespace)
     fleet.kubectl("delete", "vpvol", "data", "-n", namespace, "--wait=false")
+    ready = condition(fleet.wait_condition("vpvol", "data", namespace, "InUse"), "Ready")
+    assert (ready["status"], ready["message"].partition(",")[0]) == ("False", "deletion waits for VirtualMachine web")
     eventually(
         lambda: "InUse" in fleet.kubectl("get", "events", "-n", namespace, "-o", "jsonpath={.items[*].reason}").split()
     )
-    assert "host" in fleet.get("vpvol", "data", namespace)["status"]
     assert fleet.get("vpvol", "data", namespace)["status"]["host"]["state"] == "Present"
+    fleet.set_power("web", namespace, "Stopped")
+    fleet.wait_condition("vpvm", "web", namespace, "Stopped")
+    fleet.set_power("web", namespace, "Running")
+    fleet.wait_ready("web", namespace)
+    assert condition(fleet.get("vpvol", "data", namespace), "Ready")["reason"] == "InUse"
     fleet.kubectl("delete", "vpvm", "web", "-n", namespace, "--timeout=30s")
     fleet.kubectl("wait", "--for=delete", "vpvol/data", "-n", namespace, "--timeout=30s")
 

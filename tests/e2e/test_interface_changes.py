@@ -98,3 +98,30 @@ def test_an_address_of_an_adapter_that_a_guest_keeps_is_given_to_nobody(live: Li
     live.apply(vm("old", namespace, disk, restartedAt="2030-01-01T00:00:00Z"))
     live.wait_ready("new", namespace)
     assert "interfaces" not in live.wait_ready("old", namespace)["status"]
+
+
+def test_machines_that_swap_their_addresses_have_each_other_s_once_one_is_stopped(live: Live, namespace: str) -> None:
+    disk = root_disk(live.images.source("obedient.img"))
+
+    def ask(web: str, db: str) -> None:
+        asked = {"web": web, "db": db}
+        live.apply(*(vm(name, namespace, disk, interfaces=[on("lan", ipAddresses=[asked[name]])]) for name in asked))
+
+    def have() -> list[list[str]]:
+        """What each guest may use, as its agent says."""
+        machines = [live.get("vpvm", name, namespace) for name in ("web", "db")]
+        return [machine["status"]["interfaces"][0]["ipAddresses"] for machine in machines]
+
+    live.apply(network("lan", namespace))
+    ask("10.20.0.77", "10.20.0.78")
+    live.wait_ready("web", namespace)
+    live.wait_ready("db", namespace)
+    ask("10.20.0.78", "10.20.0.77")
+    waiting = live.wait_condition("vpvm", "web", namespace, "AddressInUse")
+    assert "and this machine wait for each other's addresses: stop one" in condition(waiting, "Ready")["message"]
+    assert have() == [["10.20.0.77"], ["10.20.0.78"]]
+    live.set_power("web", namespace, "Stopped")
+    eventually(lambda: have() == [["10.20.0.78"], ["10.20.0.77"]], 60)
+    live.set_power("web", namespace, "Running")
+    live.wait_ready("web", namespace)
+    live.wait_ready("db", namespace)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from virtplane_agent.placed import Placed
 from virtplane_agent.reporting import Reporter
 from virtplane_agent.volumes.desired import desired_volume, lost_message, pool_of, was_made
-from virtplane_agent.volumes.status import hindered_status, removed_status, volume_status
+from virtplane_agent.volumes.status import hindered_status, in_use_status, removed_status, volume_status
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import Object, is_being_deleted, uid_of
 from virtplane_api.reasons import Reason
@@ -57,8 +57,9 @@ class VolumeReconciler:
 
     async def _remove(self, volume: Object) -> Outcome:
         """Take the data away as the deletion policy says, once nobody may use the Volume."""
-        if (volume["status"].get("claim") or {}).get("vmUID"):
-            return Done()
+        claim = volume["status"].get("claim") or {}
+        if claim.get("vmUID"):
+            return await self._report(volume, in_use_status(volume, claim["vmName"]), Done())
         policy = volume["spec"].get("deletionPolicy", DeletionPolicy.RETAIN.value)
         if policy == DeletionPolicy.RETAIN:
             message = "deletionPolicy Retain: the data stays in the pool under the Volume's UID"

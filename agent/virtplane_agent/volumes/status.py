@@ -28,6 +28,12 @@ def hindered_status(volume: Object, failure: Failure) -> dict[str, Any]:
     return _status(volume, "Present", _failed(failure))
 
 
+def in_use_status(volume: Object, machine: str) -> dict[str, Any]:
+    """Of a Volume that is to go, and that a machine may use: whatever else is to be said of it comes after that."""
+    message = f"deletion waits for VirtualMachine {machine}, which uses it; it goes on once that one is deleted"
+    return _status(volume, "Present", [Condition("Ready", "False", Reason.IN_USE, message)])
+
+
 def removed_status(volume: Object, reason: str, message: str) -> dict[str, Any]:
     """Of a Volume of which nothing (Deleted), or only the data (Retained), is left."""
     return _status(volume, "Removed", [Condition("Ready", "False", reason, message)])

@@ -95,13 +95,15 @@ class GuestProcess:
 def spawn(
     argv: Sequence[str],
     *,
-    output: Path,
+    output: Path | int,
     pass_fds: Sequence[int],
     user: int | None,
     groups: Sequence[int],
     cgroups: Sequence[Path] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own: no signal of our terminal or group reaches it.
+
+    What it says goes to `output`: a file, which is emptied, or a descriptor.
 
     It runs as `user` and in the group of the same number, with `groups` besides; None: as this process does. Changing
     users is left to setpriv(1), in the same process: where Popen is to do it, it forks the agent with all its memory
@@ -117,7 +119,7 @@ def spawn(
         argv = [*_as_user(user, groups), *argv]
     if cgroups:
         argv = ["sh", "-c", _ENTER, "sh", *map(str, cgroups), "--", *argv]
-    with output.open("wb") as log:
+    with contextlib.nullcontext(output) if isinstance(output, int) else output.open("wb") as log:
         return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ from virtplane_api.host_networks import gives, host_networks_of, routed_of, rout
 from virtplane_api.interfaces import is_claimed, key_of_row
 from virtplane_api.kube.resources import HYPERVISORS, Key, Object, uid_of
 from virtplane_api.reasons import Reason
+from virtplane_operator.machines.address_cycles import cycle_of, giving_way, is_at_rest
 from virtplane_operator.machines.disks import Blocked
 from virtplane_operator.machines.interfaces import (
     InterfacePlan,
@@ -39,6 +40,8 @@ def interface_change(
     if is_claimed(machine["spec"], placement):
         return None
     plans = plan_interfaces(catalog, claims, cluster_id, machine)
+    if isinstance(plans, Blocked) and plans.reason == Reason.ADDRESS_IN_USE:
+        plans = _out_of_a_cycle(store, catalog, claims, cluster_id, machine, plans)
     if isinstance(plans, Blocked):
         return plans
     hypervisor = store.get(HYPERVISORS, Key("", placement["hypervisor"])) or {}
@@ -50,6 +53,25 @@ def interface_change(
     if plans:
         changed["interfaces"] = [plan.placed for plan in plans]
     return Change(plans, changed)
+
+
+def _out_of_a_cycle(
+    store: Store, catalog: Catalog, claims: Claims, cluster_id: str, machine: Object, blocked: Blocked
+) -> tuple[InterfacePlan, ...] | Blocked:
+    """What a machine gets meanwhile that would wait for ever; or what has to be done about that."""
+    cycle = cycle_of(store, catalog, claims, machine)
+    if cycle is None:
+        return blocked
+    if not is_at_rest(machine):
+        way_out = "stop one of them (powerState: Stopped), or give one of them another address first"
+        return Blocked(blocked.reason, f"{blocked.message}; {cycle}: {way_out}")
+    meanwhile = giving_way(catalog, claims, machine, cycle)
+    if meanwhile is None:
+        way_out = (
+            "their network has no free address for one of them meanwhile: take the interface from one of them first"
+        )
+        return Blocked(blocked.reason, f"{blocked.message}; {cycle}, and {way_out}")
+    return plan_interfaces(catalog, claims, cluster_id, meanwhile)
 
 
 def _not_here(machine: Object, plans: tuple[InterfacePlan, ...], hypervisor: Object) -> Blocked | None:

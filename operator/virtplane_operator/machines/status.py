@@ -7,7 +7,7 @@ Unknown, while that agent is silent.
 from collections.abc import Mapping
 from typing import Any
 
-from virtplane_api.interfaces import left_behind
+from virtplane_api.interfaces import is_claimed, left_behind
 from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
 from virtplane_api.kube.resources import Key, Object
 from virtplane_api.reasons import Reason
@@ -37,6 +37,11 @@ def held_interfaces(machine: Object) -> list[Mapping[str, Any]]:
     is_there = (status.get("host") or {}).get("state") == "Present"
     left = left_behind(placement, status.get("interfaces") or ()) if is_there else []
     return [*(placement.get("interfaces") or ()), *left]
+
+
+def powers_of(machine: Object) -> tuple[str | None, str | None]:
+    """As which it is to be, and as which it was seen last."""
+    return machine["spec"].get("powerState"), machine.get("status", {}).get("powerState")
 
 
 def next_token(machine: Object) -> int:
@@ -122,6 +127,8 @@ def _what_concerns(machine: Object) -> tuple[object, ...]:
         machine.get("status", {}).get("host"),
         find(machine, "Placed"),
         machine["spec"].get("interfaces"),
+        # One that waits for addresses may have them once it is stopped (see `address_cycles`).
+        None if is_claimed(machine["spec"], placement_of(machine)) else powers_of(machine),
     )
 
 

@@ -1,9 +1,9 @@
 """The status of a StoragePool, as a pure function of what the Hypervisors report of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from virtplane_api.kube.conditions import Condition, conditions_of, merged
+from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.quantity import format_bytes, quantity_bytes
 from virtplane_api.reasons import Reason
@@ -13,10 +13,13 @@ from virtplane_operator.pools.choice import pool_type
 OWNED = ("observedGeneration", "hypervisors", "capacity")
 OWNED_CONDITIONS = ("Ready",)
 _MAX_HYPERVISORS = 1024
+_SHOWN = 3
 
 
-def pool_status(pool: Object, hypervisors: Iterable[Object], silent_agents: set[str]) -> dict[str, Any]:
-    """What the pool's status is to say.
+def pool_status(
+    pool: Object, hypervisors: Iterable[Object], silent_agents: set[str], users: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the pool's status is to say. `users` are the volumes that its deletion waits for.
 
     Capacity is counted once per agent: two Hypervisors of one host report the same file system. A Shared pool is as
     large as the largest that anyone sees.
@@ -35,9 +38,10 @@ def pool_status(pool: Object, hypervisors: Iterable[Object], silent_agents: set[
         if "capacity" in report:
             sizes[agent] = max(sizes.get(agent, 0), quantity_bytes(report["capacity"]))
     generation = pool["metadata"]["generation"]
+    ready = _deletion_waits_for(users) if users else _ready(pool, rows)
     status: dict[str, Any] = {
         "observedGeneration": generation,
-        "conditions": merged(conditions_of(pool), [_ready(pool, rows)], generation=generation),
+        "conditions": merged(conditions_of(pool), [ready], generation=generation),
     }
     if rows:
         status["hypervisors"] = rows[:_MAX_HYPERVISORS]
@@ -47,9 +51,25 @@ def pool_status(pool: Object, hypervisors: Iterable[Object], silent_agents: set[
     return status
 
 
+def with_old_users(pool: Object, status: Mapping[str, Any]) -> dict[str, Any]:
+    """The status, but who keeps a pool that is to go is as it was written last."""
+    before, [ready] = find(pool, "Ready"), status["conditions"]
+    if before is None or before["reason"] != Reason.IN_USE:
+        return dict(status)
+    return dict(status) | {"conditions": [ready | {"message": before["message"]}]}
+
+
 def _report_of(pool: Object, hypervisor: Object) -> dict[str, Any] | None:
     reports = hypervisor.get("status", {}).get("pools") or []
     return next((report for report in reports if report["uid"] == pool["metadata"]["uid"]), None)
+
+
+def _deletion_waits_for(volumes: Sequence[str]) -> Condition:
+    # Before all else: whatever hosts say of it, it takes no new volume. That stays in their rows.
+    count = f"{len(volumes)} volume{'' if len(volumes) == 1 else 's'}"
+    shown = ", ".join(volumes[:_SHOWN]) + (", ..." if len(volumes) > _SHOWN else "")
+    message = f"deletion waits for {count}: {shown}; it goes on once they and the machines that use them are deleted"
+    return Condition("Ready", "False", Reason.IN_USE, message)
 
 
 def _ready(pool: Object, rows: list[dict[str, str]]) -> Condition:

@@ -53,12 +53,11 @@ class VolumeReconciler:
         return await self._place(key, volume)
 
     async def _end(self, volume: Object) -> Outcome:
-        """Let the Volume go once its host holds nothing of it; what a machine may use is never deleted."""
-        claim = claim_of(volume)
-        if claim:
-            note = f"deletion waits: VirtualMachine {claim['vmName']} uses it"
-            self._events.record(volume, reason=Reason.IN_USE, action="Deleting", note=note, type_="Warning")
-        elif is_off_its_host(volume):
+        """Let the Volume go once its host holds nothing of it; what a machine may use is never deleted.
+
+        That it waits for that machine its agent says, whose its Ready is.
+        """
+        if not claim_of(volume) and is_off_its_host(volume):
             await release(self._client, self._store, VOLUMES, volume)
         return Done()
 

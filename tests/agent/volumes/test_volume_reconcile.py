@@ -292,10 +292,15 @@ async def test_a_volume_that_a_machine_may_use_is_not_taken_away_before_its_clai
 ) -> None:
     await volumes.given_made(volume(being_deleted=True, deletionPolicy="Delete", claimed_by="vm-1"))
     assert await volumes.look() == Done()
-    assert (await volumes.state(), volumes.client.applied) == (VolumeState.READY, [])
+    assert await volumes.state() is VolumeState.READY
+    assert conditions(await volumes.status()) == {"Ready": ("False", "InUse")}
+    assert [(type_, reason) for type_, reason, _note in volumes.events.said] == [("Warning", "InUse")]
+    assert await volumes.look() == Done()
+    assert len(volumes.client.applied) == 1
     volumes.given(volume(being_deleted=True, deletionPolicy="Delete"))
     await volumes.look()
     assert await volumes.state() is None
+    assert conditions(await volumes.status()) == {"Ready": ("False", "Deleted")}
 
 
 async def test_a_volume_that_is_half_made_can_be_deleted(volumes: VolumesInMemory) -> None:

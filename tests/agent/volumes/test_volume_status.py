@@ -6,7 +6,7 @@ import pytest
 
 from tests.agent.objects import HYPERVISOR, conditions, pool, volume
 from virtplane_agent.volumes.desired import desired_volume, pool_value
-from virtplane_agent.volumes.status import hindered_status, removed_status, volume_status
+from virtplane_agent.volumes.status import hindered_status, in_use_status, removed_status, volume_status
 from virtplane_api.kube.resources import Object
 from virtplane_api.vocabulary import DiskFormat, PoolAccess
 from virtplane_drivers.attachment import FakeAttachment
@@ -67,6 +67,13 @@ def test_removed_says_whether_the_data_is_gone_too() -> None:
     status = removed_status(volume(), "Retained", "the data stays")
     assert status["host"]["state"] == "Removed"
     assert conditions(status) == {"Ready": ("False", "Retained")}
+
+
+def test_a_volume_that_waits_for_its_machine_names_it_and_is_there_still() -> None:
+    status = in_use_status(volume(status={"size": "1Gi", "format": "qcow2"}), "web")
+    assert conditions(status) == {"Ready": ("False", "InUse")}
+    assert status["conditions"][0]["message"].startswith("deletion waits for VirtualMachine web, which uses it; ")
+    assert (status["host"]["state"], status["size"], status["format"]) == ("Present", "1Gi", "qcow2")
 
 
 # --- what drivers are given -------------------------------------------------------------------------------------------

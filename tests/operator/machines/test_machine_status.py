@@ -147,6 +147,16 @@ CHANGES: list[tuple[str, Object | None, Object, bool]] = [
 ]
 
 
+def test_one_whose_interfaces_are_not_in_effect_is_looked_at_when_it_stops() -> None:
+    """It may have waited for one that waits for it."""
+    waiting, stopped = (
+        vm(version=version, placement=HERE, interfaces=[{"name": "lan", "networkName": "lan"}],
+           status=SEEN["status"] | {"powerState": power})
+        for version, power in enumerate(("Running", "Stopped"))
+    )  # fmt: skip
+    assert concerns_the_operator(waiting, stopped)
+
+
 @pytest.mark.parametrize(("old", "new", "concerns"), [row[1:] for row in CHANGES], ids=[row[0] for row in CHANGES])
 def test_of_a_placed_machine_only_what_the_operator_acts_on_asks_for_a_pass(
     old: Object | None,

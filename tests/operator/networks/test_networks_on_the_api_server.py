@@ -438,3 +438,57 @@ def test_a_change_that_cannot_be_had_is_said_and_comes_when_it_can(cluster: Clus
     cluster.apply(cluster.vm("web", LAN))
     eventually(lambda: placed_rows(cluster.get("vpvm", "db"))[0].get("portForwards") == FORWARD["portForwards"])
     eventually(lambda: placed()["reason"] == "Placed")
+
+
+def test_machines_that_swap_their_addresses_wait_until_one_is_stopped_and_never_both_have_one(
+    cluster: Cluster, system: System
+) -> None:
+    def asking(nine: str, ten: str, **web: Any) -> list[Object]:
+        wanted = {"web": LAN | {"ipAddresses": [nine]}, "db": LAN | {"ipAddresses": [ten]}}
+        return [cluster.vm("web", wanted["web"], **web), cluster.vm("db", wanted["db"])]
+
+    def in_use() -> dict[str, set[str]]:
+        """By each guest, as far as anybody can know; never one address by both."""
+        found = {}
+        for name in ("web", "db"):
+            machine = cluster.get("vpvm", name)
+            rows = [*placed_rows(machine), *machine["status"].get("interfaces", [])]
+            found[name] = {text for row in rows for text in row["ipAddresses"]}
+        assert not found["web"] & found["db"]
+        return found
+
+    def told(name: str) -> str:
+        conditions = cluster.get("vpvm", name)["status"]["conditions"]
+        return next(str(one["message"]) for one in conditions if one["type"] == "Placed")
+
+    def agent_follows() -> bool:
+        """It takes up what is placed, and says so; whether both have what they ask for."""
+        for name in ("web", "db"):
+            machine = cluster.get("vpvm", name)
+            if machine["status"]["host"]["token"] != machine["status"]["placement"]["token"]:
+                cluster.host.says(machine, interfaces=placed_rows(machine))
+        return in_use() == {"web": {"10.20.0.10"}, "db": {"10.20.0.9"}}
+
+    cluster.apply(cluster.network(), *asking("10.20.0.9", "10.20.0.10"))
+    for name in ("web", "db"):
+        machine = cluster.wait_placed(name)
+        cluster.host.says(machine, interfaces=placed_rows(machine), powerState="Running")
+    before = in_use()
+    cluster.apply(*asking("10.20.0.10", "10.20.0.9"))
+    each_other = "and this machine wait for each other's addresses: stop one of them"
+    eventually(lambda: each_other in told("web") and each_other in told("db"))
+    assert f"10.20.0.10 is held by VirtualMachine {cluster.namespace}/db; " in told("web")
+    assert in_use() == before
+    settled(cluster, lambda: sum(cluster.operator_writes("virtualmachines", name) for name in ("web", "db")))
+
+    cluster.apply(*asking("10.20.0.10", "10.20.0.9", powerState="Stopped"))
+    cluster.host.says(cluster.get("vpvm", "web"), powerState="Stopped")
+    # It gives way. Before its agent has heard of that nobody has what it gave up, for another operator either.
+    eventually(lambda: placed_rows(cluster.get("vpvm", "web"))[0]["ipAddresses"] != ["10.20.0.9"])
+    system.stop(OPERATOR)
+    system.start_operator()
+    eventually(lambda: "10.20.0.9 is held by VirtualMachine" in told("db") and "wait for each other" not in told("db"))
+    assert len(in_use()["web"]) == 2
+    assert in_use()["db"] == {"10.20.0.10"}
+    eventually(agent_follows)
+    eventually(lambda: all(" wait" not in told(name) and "held" not in told(name) for name in ("web", "db")))

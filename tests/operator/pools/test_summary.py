@@ -94,6 +94,23 @@ def test_a_pool_is_ready_while_somebody_can_use_it(
     assert said["observedGeneration"] == 3
 
 
+IN_USE = [
+    ("one", ["shop/data"], "1 volume: shop/data"),
+    ("more than are shown", ["shop/a", "shop/b", "shop/c", "shop/d"], "4 volumes: shop/a, shop/b, shop/c, ..."),
+]
+
+
+@pytest.mark.parametrize(("users", "said"), [row[1:] for row in IN_USE], ids=[row[0] for row in IN_USE])
+def test_a_pool_that_is_to_go_names_who_keeps_it_and_says_of_its_hosts_what_they_say(
+    users: list[str], said: str
+) -> None:
+    status = pool_status(pool(), [hypervisor(pools=[report("1Gi")])], set(), users)
+    assert conditions(status) == {"Ready": ("False", "InUse")}
+    end = "; it goes on once they and the machines that use them are deleted"
+    assert status["conditions"][0]["message"] == f"deletion waits for {said}{end}"
+    assert (status["capacity"], status["hypervisors"]) == ("1Gi", [{"name": "host-a-qemu", "state": "Ready"}])
+
+
 def test_a_pool_that_nobody_reports_has_neither_rows_nor_size() -> None:
     assert not {"hypervisors", "capacity"} & set(status())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from virtplane_api.reasons import Reason
 from virtplane_drivers.errors import Unavailable
 from virtplane_drivers.network.linux.dnsmasq.configuration import Configuration
-from virtplane_drivers.network.linux.dnsmasq.process import NAMES, RESERVATIONS, SERVERS, SETTINGS
+from virtplane_drivers.network.linux.dnsmasq.process import NAMES, OUTPUT, RESERVATIONS, SERVERS, SETTINGS
 
 _SEARCHABLE = 0o711
 """dnsmasq must get through to what it may read, and need not see what else is there."""
@@ -36,6 +36,7 @@ def made(network_folder: Path, configuration: Configuration, user: int) -> Path:
     run.mkdir(mode=0o700)
     os.chown(run, -1, user)
     run.chmod(0o750)
+    os.mkfifo(run / OUTPUT, 0o600)
     _write(run / SETTINGS, configuration.settings)
     _write_readable_again(run, configuration)
     return run

@@ -69,9 +69,11 @@ def start(namespace: Path, folder: Path, user: int, cgroups: Sequence[Path]) -> 
         Unavailable: there is no dnsmasq on this host.
         OSError: it cannot be started.
     """
-    return spawn(
-        argv(namespace, folder, user), output=folder / OUTPUT, pass_fds=(), user=None, groups=(), cgroups=cgroups
-    )
+    output = os.open(folder / OUTPUT, os.O_RDWR | os.O_NONBLOCK)  # see `words`
+    try:
+        return spawn(argv(namespace, folder, user), output=output, pass_fds=(), user=None, groups=(), cgroups=cgroups)
+    finally:
+        os.close(output)
 
 
 def argv(namespace: Path, folder: Path, user: int) -> list[str]:

@@ -6,7 +6,7 @@ have.
 
 ::
 
-    <folder>/<network>/<run>/     dnsmasq.conf, reservations, names, servers, output (what it said before it served)
+    <folder>/<network>/<run>/     dnsmasq.conf, reservations, names, servers, output (see `words`)
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from virtplane_drivers.network.linux.dnsmasq.configuration import (
 )
 from virtplane_drivers.network.linux.dnsmasq.question import Answer, ask
 from virtplane_drivers.network.linux.dnsmasq.upstream import RESOLV_CONFS, findings, servers_of
+from virtplane_drivers.network.linux.dnsmasq.words import Words
 from virtplane_drivers.network.linux.names import BRIDGE
 from virtplane_drivers.network.linux.namespace import in_namespace
 from virtplane_drivers.network.linux.values import Finding
@@ -139,13 +140,18 @@ class NameServers:
         run = await in_thread(files.made, self._folder / network_uid, configuration, user)
         await self._end(network_uid)
         await in_thread(files.remove_others, self._folder / network_uid, run)
-        watched = watch_child(await in_thread(process.start, path, run, user, groups))
-        self._watch(network_uid, watched, run, user)
+        words = await in_thread(Words, network_uid, run)
+        try:
+            watched = watch_child(await in_thread(process.start, path, run, user, groups))
+        except BaseException:
+            words.close()
+            raise
+        self._watch(network_uid, watched, run, user, words)
         answer = await in_namespace(path, ask, configuration.mark, START_TIMEOUT_S, lambda: watched.is_alive)
         if answer is not Answer.KNOWN:
-            output = await in_thread(_last_words, run)
+            words.tell()
             await self._end(network_uid)
-            message = f"dnsmasq does not serve the network: {output or 'it does not answer'}"
+            message = f"dnsmasq does not serve the network: {words.last or 'it does not answer'}"
             raise Unavailable(message, reason=Reason.NETWORK_ERROR)
 
     async def _end(self, network_uid: str) -> None:
@@ -168,15 +174,24 @@ class NameServers:
                 # One on its way to be a dnsmasq is not one yet: the next `apply` ends it and starts another.
                 is_one = found.leads and found.network_uid not in self._servers
                 if is_one and (adopted := find(found.identity)) is not None:
-                    self._watch(found.network_uid, adopted, found.folder, found.user)
+                    words = await in_thread(Words, found.network_uid, found.folder)
+                    self._watch(found.network_uid, adopted, found.folder, found.user, words)
             self._has_looked = True
 
-    def _watch(self, network_uid: str, watched: GuestProcess, run: Path, user: int) -> None:
-        watcher = asyncio.create_task(self._tell(network_uid, watched), name=f"DHCP and DNS of network {network_uid}")
+    def _watch(self, network_uid: str, watched: GuestProcess, run: Path, user: int, words: Words) -> None:
+        name = f"DHCP and DNS of network {network_uid}"
+        watcher = asyncio.create_task(self._tell(network_uid, watched, words), name=name)
         self._servers[network_uid] = _Server(watched, run, user, watcher)
 
-    async def _tell(self, network_uid: str, watched: GuestProcess) -> None:
-        await watched.dead.wait()
+    async def _tell(self, network_uid: str, watched: GuestProcess, words: Words) -> None:
+        following = asyncio.create_task(words.follow(), name=f"what dnsmasq of network {network_uid} says")
+        try:
+            await watched.dead.wait()
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+            words.tell()
+            words.close()
         _log.warning("dnsmasq of network %s ended (%s)", network_uid, watched.exit_status)
         self._on_death(network_uid)
 
@@ -239,12 +254,6 @@ def _bridge(network: Network) -> int:
             argv = ("ip", "route", "replace", str(network.ipv4.cidr), "dev", BRIDGE, "src", str(address.ip))
             subprocess.run(argv, check=True, capture_output=True, timeout=ANSWER_TIMEOUT_S)
     return link
-
-
-def _last_words(run: Path) -> str:
-    with contextlib.suppress(FileNotFoundError):
-        return (run / process.OUTPUT).read_text(errors="replace").strip()[-1000:]
-    return ""
 
 
 def _group(network_uid: str) -> str:

@@ -34,7 +34,7 @@ no-hosts
 no-resolv
 no-poll
 no-ping
-log-facility=/dev/null
+log-facility=-
 cache-size=1000
 domain-needed
 domain=shop.test
@@ -46,6 +46,9 @@ leasefile-ro
 dhcp-lease-max=4096
 dhcp-ignore=tag:!known
 dhcp-ignore-names
+quiet-dhcp
+quiet-dhcp6
+quiet-ra
 dhcp-range=10.20.0.0,static,255.255.255.0,1h
 dhcp-option=option:mtu,1400
 dhcp-option=option:dns-server,10.20.0.1
