@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from kubernetes.aio.config import ConfigException
 
 from virtplane_agent.endpoints import DEFAULT_TRANSIT_CIDR, HYPERVISOR_DRIVERS, Endpoints, Settings, open_endpoints
 from virtplane_agent.hypervisors.reconcile import NameTaken, register
-from virtplane_agent.metrics.address import AddressUnusable, ListenAddress
+from virtplane_agent.metrics.address import MAX_PORT, AddressUnusable, ListenAddress
 from virtplane_agent.metrics.subject import Subject
 from virtplane_agent.runtime import Agent
 from virtplane_agent.state_folder import StateFolderInUse, state_folder
@@ -40,6 +40,9 @@ from virtplane_drivers.network.linux.allowances import BridgeVlans, check_bridge
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+_NO_UTF8 = re.compile("[\ud800-\udfff]")
+"""How Python shows bytes of the command line that are no text (PEP 383)."""
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 MAX_TRANSIT_PREFIX = 24
 _NO_ADDRESSES_OF_LINKS = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")
 """This host, loopback, multicast and reserved: nothing that is routed by way of them arrives."""
@@ -174,54 +177,84 @@ def _drivers(text: str) -> list[str]:
     return names
 
 
-def _source(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form host:port")
+def _one(parse: Callable[[str], T], *, again: bool = False) -> Callable[[str], T]:
+    """A flag's value that is one of its kind; `again`: the flag may be given again for another one."""
+
+    def parsed(text: str) -> T:
+        if _NO_UTF8.search(text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8: type it anew")
+        if "," in text or len(text.split()) > 1:
+            step = "give the flag once for each" if again else "give one"
+            raise argparse.ArgumentTypeError(f"{text!r} holds a comma or white space: {step}")
+        if text.split() != [text]:
+            raise argparse.ArgumentTypeError(f"{text!r} is empty or begins or ends with white space: leave that out")
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
+
+
+def _path(text: str) -> Path:
+    if _NO_UTF8.search(text) or not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty or not UTF-8: give the path of a file or folder")
+    return Path(text)
+
+
+def _namespace(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no namespace: lower-case letters, digits and '-', at most 63")
     return text
 
 
-def _listen_address(text: str) -> ListenAddress:
-    try:
-        return ListenAddress.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _source(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= MAX_PORT:
+        raise ValueError(f"{text!r} is not of the form HOST:PORT, for example 127.0.0.1:8000")
+    return text
 
 
 def _transit_cidr(text: str) -> IPv4Network:
-    try:
-        network = IPv4Network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no IPv4 network: {error}") from error
+    network = _network(text)
+    if not isinstance(network, IPv4Network):
+        raise ValueError(f"{text} is of IPv6: give one of IPv4, as {DEFAULT_TRANSIT_CIDR}")
     if any(network.overlaps(IPv4Network(one)) for one in _NO_ADDRESSES_OF_LINKS):
-        raise argparse.ArgumentTypeError(
-            f"{text} holds addresses that no link can have; give private or link-local ones"
-        )
+        raise ValueError(f"{text} holds addresses that no link can have; give private or link-local ones")
     if network.prefixlen > MAX_TRANSIT_PREFIX:
-        raise argparse.ArgumentTypeError(f"{text} is too small: each network takes two addresses, give at least a /24")
+        raise ValueError(f"{text} is too small: each network takes two addresses, give at least a /24")
     return network
 
 
 def _bridge(text: str) -> str | BridgeVlans:
-    try:
-        if not text or ":" in text:
-            return BridgeVlans.parse(text)
-        check_bridge_name(text)
-        return text
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    if ":" in text:
+        return BridgeVlans.parse(text)
+    check_bridge_name(text)
+    return text
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
-        network = ip_network(text)
+        network = ip_network(text, strict=False)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no network: {error}") from error
+        raise ValueError(f"{text!r} is no network: give addresses and their prefix, as 10.22.0.0/16") from error
     if network.version == 6 and network.network_address.ipv4_mapped:
-        raise argparse.ArgumentTypeError(f"{text} is of IPv4: write it as such")
+        raise ValueError(f"{text} is of IPv4: write it as such")
     if network.version == 6 and network.network_address.scope_id:
-        raise argparse.ArgumentTypeError(f"{text} names a link ({network.network_address.scope_id}): leave it out")
+        raise ValueError(f"{text} names a link ({network.network_address.scope_id}): leave it out")
+    if "/" not in text:
+        wider = ip_network(f"{text}/{16 if network.version == 4 else 48}", strict=False)
+        raise ValueError(f"{text} is one address: give it a prefix, as {wider}")
+    if ip_interface(text).ip != network.network_address:
+        raise ValueError(f"{text} is an address in a network: give {network}")
     return network
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no address: give one of this host, as 192.0.2.11, without a prefix") from error
 
 
 def _default_folders() -> tuple[Path, Path]:
@@ -246,15 +279,18 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help=f"hypervisors to drive, of {', '.join(HYPERVISOR_DRIVERS)} (default: qemu)",
     )
-    parser.add_argument("--state-dir", type=Path, default=state, help="durable records (default: %(default)s)")
-    parser.add_argument("--runtime-dir", type=Path, default=runtime, help="sockets (default: %(default)s)")
-    parser.add_argument("--kubeconfig", type=Path, help="without it: the pod's, $KUBECONFIG or ~/.kube/config")
+    parser.add_argument("--state-dir", type=_path, default=state, help="durable records (default: %(default)s)")
+    parser.add_argument("--runtime-dir", type=_path, default=runtime, help="sockets (default: %(default)s)")
+    parser.add_argument("--kubeconfig", type=_path, help="without it: the pod's, $KUBECONFIG or ~/.kube/config")
     parser.add_argument(
-        "--system-namespace", default=SYSTEM_NAMESPACE, help="where the Leases live (default: %(default)s)"
+        "--system-namespace",
+        type=_namespace,
+        default=SYSTEM_NAMESPACE,
+        help="where the Leases live (default: %(default)s)",
     )
     parser.add_argument(
         "--allow-source",
-        type=_source,
+        type=_one(_source, again=True),
         action="append",
         default=[],
         metavar="HOST:PORT",
@@ -269,7 +305,7 @@ def argument_parser() -> argparse.ArgumentParser:
     _add_network_options(parser)
     parser.add_argument(
         "--metrics-address",
-        type=_listen_address,
+        type=_one(ListenAddress.parse),
         metavar="HOST:PORT",
         help="serve /metrics, /healthz and /readyz here by HTTP, to whoever gets there; of port 0 the log says which "
         "one it is (default: no server)",
@@ -283,7 +319,7 @@ def argument_parser() -> argparse.ArgumentParser:
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transit-cidr",
-        type=_transit_cidr,
+        type=_one(_transit_cidr),
         default=DEFAULT_TRANSIT_CIDR,
         metavar="CIDR",
         help="IPv4 addresses between this host and the routers of its networks, used for nothing else "
@@ -291,7 +327,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--allow-bridge",
-        type=_bridge,
+        type=_one(_bridge, again=True),
         action="append",
         default=[],
         metavar="NAME[:VLAN[-VLAN]]",
@@ -300,7 +336,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--allow-routed",
-        type=_network,
+        type=_one(_network, again=True),
         action="append",
         default=[],
         metavar="CIDR",
@@ -308,14 +344,14 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host-netns",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="network namespace that networks lead out through, for example /proc/1/ns/net of an agent in a pod of its "
         "own network (default: the agent's own)",
     )
     parser.add_argument(
         "--underlay-address",
-        type=ip_address,
+        type=_one(_address),
         metavar="ADDRESS",
         help="this host's end of the tunnels of networks of mode Overlay: an address of its own that the other hosts "
         "reach (default: the one under which it reaches the world by its default route)",

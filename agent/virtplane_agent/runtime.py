@@ -40,6 +40,7 @@ from virtplane_api.kube.resources import (
 )
 from virtplane_api.names import AGENT_FIELD_MANAGER
 from virtplane_api.reconcile import Outcome, ReconcileLoop
+from virtplane_drivers.network.contract import HOST_NETWORKS
 
 _log = logging.getLogger(__name__)
 
@@ -195,11 +196,20 @@ class Agent:
                 self._networks.machine_changed(uid_of(machine))
 
     def _network_hint(self, driver: str) -> Callable[[str], None]:
-        return lambda uid: self._network_loop.enqueue(NetworkKey(driver, uid))
+        def look(uid: str) -> None:
+            if uid == HOST_NETWORKS:
+                self._look_at_hypervisors()
+            else:
+                self._network_loop.enqueue(NetworkKey(driver, uid))
 
-    def _pool_changed(self, _key: Key) -> None:
+        return look
+
+    def _look_at_hypervisors(self) -> None:
         for name in self._endpoints.hypervisors:
             self._hypervisor_loop.enqueue(name)
+
+    def _pool_changed(self, _key: Key) -> None:
+        self._look_at_hypervisors()
         for volume in self._volumes.all():
             self._volume_loop.enqueue(str(volume["metadata"]["uid"]))
 

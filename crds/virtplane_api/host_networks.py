@@ -27,6 +27,8 @@ class GivenNetwork(NamedTuple):
     name: str
     vlans: VlanRange | None = None
     """None: untagged, and in no VLAN."""
+    missing: str = ""
+    """Why it cannot be joined now, and what would bring it."""
 
     def holds(self, asked: "HostNetwork") -> bool:
         """Whether it is what is asked for."""
@@ -58,6 +60,11 @@ def gives(given: Iterable[GivenNetwork] | None, asked: HostNetwork) -> bool:
     return given is None or any(one.holds(asked) for one in given)
 
 
+def why_missing(given: Iterable[GivenNetwork] | None, asked: HostNetwork) -> str:
+    """Why what is given there cannot be joined now; empty: it can, as far as is known."""
+    return next((one.missing for one in given or () if one.missing and one.holds(asked)), "")
+
+
 def routes(ranges: Iterable[IpNetwork] | None, cidr: IpNetwork) -> bool:
     """Whether the addresses of a network are routed there, as far as is known: all of them by one of the ranges."""
     # Of two families `subnet_of` raises.
@@ -73,7 +80,7 @@ def routes(ranges: Iterable[IpNetwork] | None, cidr: IpNetwork) -> bool:
 def host_networks_json(given: Iterable[GivenNetwork]) -> list[dict[str, Any]]:
     """Hypervisor.status.hostNetworks, the same for the same networks in any order."""
     order = sorted(set(given), key=lambda one: (one.name, one.vlans or VlanRange(0, 0)))
-    return [{"name": one.name} | ({"vlans": one.vlans._asdict()} if one.vlans else {}) for one in order]
+    return [_row_of(one) for one in order]
 
 
 def routed_json(ranges: Iterable[IpNetwork]) -> list[str]:
@@ -82,12 +89,17 @@ def routed_json(ranges: Iterable[IpNetwork]) -> list[str]:
     return [str(one) for one in order]
 
 
+def _row_of(one: GivenNetwork) -> dict[str, Any]:
+    row = {"name": one.name, "vlans": one.vlans._asdict() if one.vlans else None, "missing": one.missing}
+    return {field: value for field, value in row.items() if value}
+
+
 def host_networks_of(status: Mapping[str, Any]) -> tuple[GivenNetwork, ...] | None:
     """Of a Hypervisor's status; None: it does not say."""
     rows: Sequence[Mapping[str, Any]] | None = status.get("hostNetworks")
     if rows is None:
         return None
-    return tuple(GivenNetwork(row["name"], _vlans_of(row)) for row in rows)
+    return tuple(GivenNetwork(row["name"], _vlans_of(row), row.get("missing", "")) for row in rows)
 
 
 def _vlans_of(row: Mapping[str, Any]) -> VlanRange | None:

@@ -14,6 +14,7 @@ from virtplane_api.host_networks import (
     routed_json,
     routed_of,
     routes,
+    why_missing,
 )
 
 GIVEN = (
@@ -89,3 +90,34 @@ def test_what_an_agent_of_later_says_besides_is_passed_over() -> None:
 def test_nothing_given_is_not_the_same_as_nothing_said() -> None:
     assert (host_networks_of({}), routed_of({})) == (None, None)
     assert (host_networks_of({"hostNetworks": []}), routed_of({"routedCIDRs": []})) == ((), ())
+
+
+WHY = "bridge br-dmz does not exist on the host: make it"
+WITH_MISSING = (
+    GivenNetwork("br-lan"),
+    GivenNetwork("br-dmz", VlanRange(20, 29), WHY),
+    GivenNetwork("br-dmz", missing=WHY),
+)
+
+
+def test_what_is_given_and_is_not_there_says_why_and_is_read_as_it_was_written() -> None:
+    rows = host_networks_json(WITH_MISSING)
+    assert [row.get("missing") for row in rows] == [WHY, WHY, None]
+    assert rows == host_networks_json(reversed(WITH_MISSING))
+    assert set(host_networks_of({"hostNetworks": rows}) or ()) == set(WITH_MISSING)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (HostNetwork("br-lan"), ""),
+        (HostNetwork("br-dmz"), WHY),
+        (HostNetwork("br-dmz", 25), WHY),
+        (HostNetwork("br-dmz", 30), ""),  # it is not given
+    ],
+    ids=str,
+)
+def test_a_host_network_that_is_missing_is_given_all_the_same(asked: HostNetwork, why: str) -> None:
+    assert why_missing(WITH_MISSING, asked) == why
+    assert gives(WITH_MISSING, asked) is (asked.vlan != 30)
+    assert why_missing(None, asked) == ""

@@ -6,6 +6,7 @@ import pytest
 
 from tests.cluster.guest_processes import guest_processes
 from tests.cluster.waiting import eventually
+from tests.drivers.network.linux.host import Namespace
 from tests.e2e.conftest import AGENT, BRIDGE, Live, Object, condition, start_qemu_agent, vm
 
 OTHER = "host-b"
@@ -31,12 +32,15 @@ def start_other(live: Live, *flags: str) -> None:
     """The second host's agent, until its Hypervisor says what it gives now."""
     live.system.stop(OTHER) if OTHER in live.system.pids else None
     start_qemu_agent(live, OTHER, *flags)
-    bridges = [{"name": name} for name in sorted({BRIDGE, *flags} & {BRIDGE, PHONES})]
+    bridges = sorted({BRIDGE, *flags} & {BRIDGE, PHONES})
     cidrs = sorted({"10.22.0.0/16", *flags} & {"10.22.0.0/16", ROUTED})
 
     def said() -> bool:
         status = live.get("vphv", f"{OTHER}-qemu")["status"]
-        return (status.get("hostNetworks"), status.get("routedCIDRs")) == (bridges, cidrs)
+        rows = status.get("hostNetworks", ())
+        # The bridge of the other tests is on no host here.
+        is_there = {row["name"] for row in rows if "missing" not in row} == {*bridges} - {BRIDGE}
+        return is_there and ([row["name"] for row in rows], status.get("routedCIDRs")) == (bridges, cidrs)
 
     eventually(said, 30)
 
@@ -54,6 +58,7 @@ def hosts(live: Live, namespace: str) -> Iterator[Live]:
     live.kubectl("delete", "vpvm", "--all", "-n", namespace, "--timeout=60s", timeout_s=90)
     live.kubectl("delete", "vpnet", "--all", "-n", namespace, "--timeout=60s", timeout_s=90)
     live.system.stop(OTHER)
+    host.ip("link", "delete", PHONES)
     live.kubectl("delete", "vphv", f"{OTHER}-qemu", "--wait=false")
 
 
@@ -96,3 +101,42 @@ def test_machines_go_to_the_host_that_gives_what_their_network_takes_and_stay_wh
         hosts.wait_ready(name, namespace)
         assert place_of(hosts, name, namespace) == f"{OTHER}-qemu"
     assert pids() == before
+
+
+def test_a_machine_that_runs_on_a_network_that_is_given_no_more_gets_another_interface_and_keeps_that_one(
+    hosts: Live, namespace: str
+) -> None:
+    on_phones = {"name": "lan", "networkName": "phones"}
+    spare = {"name": "spare", "networkName": "spare"}
+
+    def asks_for(*interfaces: Object) -> Object:
+        hosts.apply(vm("one", namespace, interfaces=list(interfaces)))
+        return hosts.wait_ready("one", namespace)
+
+    hosts.apply(
+        network("phones", namespace, mode="Bridge", bridge={"name": PHONES}),
+        network("spare", namespace, mode="Isolated", ipv4={"cidr": "10.40.0.0/24"}),
+    )
+    started = asks_for(on_phones)
+    assert place_of(hosts, "one", namespace) == f"{OTHER}-qemu"
+    start_other(hosts)
+    hosts.wait_condition("vpnet", "phones", namespace, "NetworkNotAllowed")
+
+    both = asks_for(on_phones, spare)
+    assert [row["name"] for row in both["status"]["interfaces"]] == ["lan", "spare"]
+    assert (both["status"]["startTime"], "pendingChanges" in both["status"]) == (started["status"]["startTime"], False)
+
+    def says() -> str:
+        return str(condition(hosts.get("vpvm", "one", namespace), "Ready")["message"])
+
+    eventually(lambda: says() != "", 30)
+    assert says().startswith(f"interface lan on {OTHER}-qemu: the host does not give its bridge {PHONES} to networks")
+    # The guest has both: each by a tap that its network serves.
+    for name in ("phones", "spare"):
+        uid = hosts.get("vpnet", name, namespace)["metadata"]["uid"]
+        router = Namespace(next(hosts.system.directory.rglob(f"netns/{uid}")))
+        assert [
+            link["ifname"] for link in router.links().values() if link.get("linkinfo", {}).get("info_kind") == "tun"
+        ]
+    start_other(hosts, *GIVES_MORE)
+    eventually(lambda: says() == "", 30)

@@ -41,6 +41,8 @@ ON_FAST = StorageNeed(pool_name="fast", pool_uid="fast-uid", pool_type="director
 
 LAN, PHONES = HostNetwork("br-lan"), HostNetwork("br-dmz", 20)
 V4, V6 = ip_network("10.22.4.0/24"), ip_network("fd00:22::/64")
+NO_LAN = "bridge br-lan does not exist on the host: make it"
+ABSENT_LAN = GivenNetwork("br-lan", missing=NO_LAN)
 BRIDGES = {"network_modes": frozenset({"NAT", "Bridge"})}
 
 HTTP, HTTPS = HostPort(8080, "TCP"), HostPort(8443, "TCP")
@@ -68,6 +70,11 @@ ONE_FITS = [
         {"host_networks": (GivenNetwork("br-lan"), GivenNetwork("br-dmz", VlanRange(10, 20)))},
     ),
     (
+        "a host that has the bridge which others give too",
+        {"host_networks": frozenset({HostNetwork("br-spare")})},
+        {"host_networks": (GivenNetwork("br-spare"), ABSENT_LAN)},
+    ),
+    (
         "a host that routes the addresses of both families",
         {"routed": frozenset({V4, V6})},
         {"routed": (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))},
@@ -86,7 +93,11 @@ ONE_FITS = [
 def test_a_machine_goes_where_it_fits(asked: dict[str, Any], has: dict[str, Any]) -> None:
     others = {
         "missing_capabilities": {"NetworkFirewall": "modprobe br_netfilter"},
-        "host_networks": (GivenNetwork("br-dmz"), GivenNetwork("br-lan", VlanRange(1, 4094))),
+        "host_networks": (
+            GivenNetwork("br-dmz"),
+            GivenNetwork("br-lan", VlanRange(1, 4094)),
+            GivenNetwork("br-spare", missing="it is not there"),
+        ),
         "routed": (V6,),
     }
     chosen = choose(
@@ -202,6 +213,27 @@ NOTHING_FITS = [
         (
             "0 of 4 hypervisors fit: 4 give no VLAN 20 of bridge br-dmz and no bridge br-lan to networks: h0-qemu, "
             "h1-qemu, h2-qemu, ... (start the agent of one with --allow-bridge br-dmz:20 --allow-bridge br-lan)"
+        ),
+    ),
+    (
+        "a bridge that hosts give and have not, and one does not give",
+        {"host_networks": frozenset({LAN})},
+        [{"host_networks": (ABSENT_LAN,)}, {"host_networks": ()}, {"host_networks": (ABSENT_LAN,)}],
+        (
+            "0 of 3 hypervisors fit: 1 gives no bridge br-lan to networks: h1-qemu (start its agent with "
+            f"--allow-bridge br-lan), 2 cannot join bridge br-lan now: h0-qemu, h2-qemu ({NO_LAN})"
+        ),
+    ),
+    (
+        "two bridges of which each host lacks another one",
+        {"host_networks": frozenset({LAN, PHONES})},
+        [
+            {"host_networks": (ABSENT_LAN, GivenNetwork("br-dmz", VlanRange(20, 20)))},
+            {"host_networks": (GivenNetwork("br-lan"), GivenNetwork("br-dmz", VlanRange(20, 20), "it is down"))},
+        ],
+        (
+            "0 of 2 hypervisors fit: 2 cannot join VLAN 20 of bridge br-dmz or bridge br-lan now: h0-qemu, h1-qemu "
+            f"({NO_LAN}; it is down)"
         ),
     ),
     (

@@ -1,11 +1,14 @@
 """One pass over one Hypervisor of this agent: look, and report what differs."""
 
+import logging
+
 from virtplane_agent import __version__
 from virtplane_agent.endpoints import Endpoint, Endpoints
 from virtplane_agent.hypervisors.pools import PoolProbe
 from virtplane_agent.hypervisors.status import OWNED, OWNED_CONDITIONS, hypervisor_status
 from virtplane_agent.machines.strays import Strays
 from virtplane_agent.networks.serving import Networks
+from virtplane_api.host_networks import GivenNetwork
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.conditions import differs
 from virtplane_api.kube.errors import AlreadyExists
@@ -13,6 +16,11 @@ from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import HYPERVISORS, Key
 from virtplane_api.names import AGENT_FIELD_MANAGER
 from virtplane_api.reconcile import Done, Outcome, Wait
+from virtplane_api.vocabulary import NetworkMode
+from virtplane_drivers.errors import Unavailable
+from virtplane_drivers.network.contract import FindsHostNetworks
+
+_log = logging.getLogger(__name__)
 
 PROBE_EVERY_S = 60.0
 
@@ -53,7 +61,7 @@ class HypervisorReconciler:
             pools=await self._pools.reports(hypervisor, endpoint),
             network_modes=[mode.value for mode in endpoint.network_modes],
             underlay=endpoint.underlay,
-            host_networks=endpoint.host_networks,
+            host_networks=await self._host_networks(endpoint),
             routed=endpoint.routed,
             networks=self._networks.reports(hypervisor, endpoint),
             orphans=self._strays.orphans(name),
@@ -61,6 +69,17 @@ class HypervisorReconciler:
         if differs(hypervisor, status, owned=OWNED, owned_conditions=OWNED_CONDITIONS):
             await self._client.apply_status(HYPERVISORS, hypervisor, status, field_manager=AGENT_FIELD_MANAGER)
         return Wait(PROBE_EVERY_S, "probe the pools again")
+
+    async def _host_networks(self, endpoint: Endpoint) -> tuple[GivenNetwork, ...] | None:
+        """What is given as it is now, where the driver looks."""
+        driver = self._endpoints.networks.get(endpoint.network_modes.get(NetworkMode.BRIDGE, ""))
+        if not isinstance(driver, FindsHostNetworks):
+            return endpoint.host_networks
+        try:
+            return await driver.host_networks()
+        except Unavailable as error:
+            _log.warning("%s: %s", endpoint.name, error)
+            return endpoint.host_networks
 
 
 async def register(client: KubeClient, agent_name: str, endpoint: Endpoint) -> None:

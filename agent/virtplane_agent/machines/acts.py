@@ -165,14 +165,16 @@ class Acts:
 
     async def _redefine(self, subject: Subject) -> Hindrance | None:
         """What keeps the definition from being as it is to be. The cables of other interfaces are told all the same."""
-        nics = await self._interfaces.nics(subject.machine, subject.endpoint, subject.observed.defined_nics)
+        observed = subject.observed
+        running = observed.nics if observed.power in TAKES_NICS else ()
+        nics = await self._interfaces.nics(subject.machine, subject.endpoint, observed.defined_nics, running)
         if isinstance(nics, Hindrance):
             await self._redefine_links(subject)
             return replace(nics, progress=Progress.SETTLING)
         desired = await self._desired(subject, nics)
         if isinstance(desired, Hindrance):
             # Of one that is off or suspended it is a matter of its start.
-            return replace(desired, progress=Progress.SETTLING) if subject.observed.power in TAKES_NICS else None
+            return replace(desired, progress=Progress.SETTLING) if observed.power in TAKES_NICS else None
         try:
             await subject.endpoint.driver.define(desired)
         except Refused as refused:

@@ -23,6 +23,9 @@ from virtplane_api.vocabulary import InterfaceModel, LinkState, NetworkMode
 from virtplane_drivers.errors import DriverError, Refused
 from virtplane_drivers.hypervisor.contract import Nic
 
+_NOT_ANEW = (Reason.NETWORK_NOT_ALLOWED, Reason.NO_SUCH_BRIDGE)
+"""For which a network keeps the guests that run on it, and takes no other."""
+
 
 class Interfaces:
     """Looks up what is behind a machine's interfaces."""
@@ -37,11 +40,27 @@ class Interfaces:
         keys = map(key_of_row, placed_interfaces(machine))
         return {(name, network): self._networks.seen(network, uid, name) for name, network in keys}
 
-    async def nics(self, machine: Object, endpoint: Endpoint, defined: Sequence[Nic]) -> list[Nic] | Hindrance:
+    def not_anew(self, machine: Object) -> str | None:
+        """Interfaces that a guest has while it runs, and why it would not get them at a start; None: nobody has
+        looked yet."""
+        said, hypervisor = [], machine["status"]["placement"]["hypervisor"]
+        for placed in placed_interfaces(machine):
+            network = self._networks.last_seen(machine, placed["networkUID"])
+            if network is None:
+                return None
+            if network.reason in _NOT_ANEW:
+                said.append(f"interface {placed['name']} on {hypervisor}: {network.message}")
+        return "; ".join(said)
+
+    async def nics(
+        self, machine: Object, endpoint: Endpoint, defined: Sequence[Nic], running: Sequence[Nic] = ()
+    ) -> list[Nic] | Hindrance:
         """Each adapter, in the order of the placement; or the first that cannot be joined, and why.
 
         Without those that wait for one of the machine itself (`waiting`): it has to go before they can come.
         `defined` are those of before: what the spec says nothing of any more stays as it is there.
+        `running` are those that a guest has: where the host refuses the network of one by now, that one stays as it is
+        and holds no other one up.
         What the guest still has to let go of is served as well: a suspended machine wakes with it.
         """
         for left in left_interfaces(machine):
@@ -51,7 +70,11 @@ class Interfaces:
         for placed in _not_waiting(machine):
             nic = await self._nic(machine, endpoint, placed, defined)
             if isinstance(nic, Hindrance):
-                return nic
+                # What passes by itself is waited for.
+                kept = _kept(machine, placed, defined, running) if nic.progress is Progress.STALLED else None
+                if kept is None:
+                    return nic
+                nic = kept
             found.append(nic)
         return found
 
@@ -87,20 +110,11 @@ class Interfaces:
                 return Hindrance(Reason.ADDRESS_IN_USE, message)
             attachment = await self._endpoints.networks[driver_name].attachment(value, port)
         except Refused as error:
-            return Hindrance(error.reason, f"interface {name}: {error}", Progress.STALLED)
+            return Hindrance(error.reason, f"interface {name} on {endpoint.name}: {error}", Progress.STALLED)
         except DriverError as error:
-            return Hindrance(error.reason, f"interface {name}: {error}")
-        shape = _shape(machine, placed, defined)
-        return Nic(
-            name=name,
-            mac=port.mac,
-            attachment=attachment,
-            mtu=value.mtu,
-            model=shape.model,
-            queues=shape.queues,
-            boot_order=shape.boot_order,
-            link_up=shape.link_up,
-        )
+            return Hindrance(error.reason, f"interface {name} on {endpoint.name}: {error}")
+        nic = Nic(name=name, mac=port.mac, attachment=attachment, mtu=value.mtu)
+        return replace(nic, **_shape(machine, placed, defined)._asdict())
 
 
 def waiting(machine: Object) -> Hindrance | None:
@@ -139,6 +153,15 @@ def _shape(machine: Object, placed: Mapping[str, Any], defined: Sequence[Nic]) -
         spec.get("bootOrder"),
         spec.get("linkState", LinkState.UP) == LinkState.UP,
     )
+
+
+def _kept(machine: Object, placed: Mapping[str, Any], defined: Sequence[Nic], running: Sequence[Nic]) -> Nic | None:
+    """The adapter that the guest has by this very interface: as it is defined, but for what takes no claim."""
+    names = {nic.name for nic in running if not nic.is_cut_off} - {row["name"] for row in left_interfaces(machine)}
+    for nic in defined:
+        if nic.name in names and (nic.name, nic.mac) == (placed["name"], placed["macAddress"]):
+            return replace(nic, **_shape(machine, placed, defined)._asdict())
+    return None
 
 
 def _shape_of(nic: Nic) -> _Shape:

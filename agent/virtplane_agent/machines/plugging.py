@@ -67,7 +67,7 @@ class Plugging:
             return None
         now = self._clock()
         if not is_served and nic_changes(observed.nics, observed.defined_nics).plug:
-            found = await self._interfaces.nics(machine, endpoint, observed.defined_nics)
+            found = await self._interfaces.nics(machine, endpoint, observed.defined_nics, observed.nics)
             if isinstance(found, Hindrance):
                 return replace(found, progress=Progress.SETTLING)
         try:

@@ -143,7 +143,8 @@ class MachineReconciler:
     async def _report(
         self, machine: Object, observed: Observed, hindrance: Hindrance | None, outcome: Outcome
     ) -> Outcome:
-        status = machine_status(machine, observed, hindrance, self._interfaces.seen(machine))
+        seen, not_anew = self._interfaces.seen(machine), self._interfaces.not_anew(machine)
+        status = machine_status(machine, observed, hindrance, seen, not_anew)
         try:
             again_s = await self._reporter.report(machine, status)
         except Conflict:

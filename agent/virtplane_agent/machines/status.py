@@ -1,6 +1,7 @@
 """The agent's part of a machine's status, as a pure function of what was observed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from virtplane_agent.machines.addresses import Seen, with_seen
@@ -36,9 +37,16 @@ _RUNS = (PowerState.RUNNING, PowerState.PAUSED)
 
 
 def machine_status(
-    machine: Object, observed: Observed, hindrance: Hindrance | None, seen: Seen | None = None
+    machine: Object,
+    observed: Observed,
+    hindrance: Hindrance | None,
+    seen: Seen | None = None,
+    not_anew: str | None = "",
 ) -> dict[str, Any]:
-    """All that the agent says of a machine, of whose interfaces these addresses were seen."""
+    """All that the agent says of a machine, of whose interfaces these addresses were seen.
+
+    `not_anew` is what it has while it runs and would not get at a start; None: what was said of it stays.
+    """
     placement, generation, goal = machine["status"]["placement"], machine["metadata"]["generation"], wanted(machine)
     gone = goal is Goal.ABSENT and not observed.exists
     # Not defined here yet is Stopped for a user: it does not run, and nothing hinders a start.
@@ -53,6 +61,8 @@ def machine_status(
         conditions = _reconciling(*_not_claimed(machine))
     else:
         conditions = _conditions(observed, power, goal, hindrance)
+        if power in _RUNS and conditions[0].status == "True":
+            conditions = [replace(conditions[0], message=_said_before(machine) if not_anew is None else not_anew)]
     host = {
         "hypervisor": placement["hypervisor"],
         "token": placement["token"],
@@ -121,6 +131,11 @@ def _not_claimed(machine: Object) -> tuple[str, str]:
     if placed is None or placed["status"] != "True" or placed["reason"] == Reason.PLACED:
         return Reason.INTERFACES_CHANGING, "spec.interfaces was changed, and the operator has not taken that up yet"
     return placed["reason"], placed["message"]
+
+
+def _said_before(machine: Object) -> str:
+    ready = find(machine, "Ready")
+    return str(ready.get("message", "")) if ready is not None and ready["status"] == "True" else ""
 
 
 def _conditions(observed: Observed, power: PowerState, goal: Goal, hindrance: Hindrance | None) -> list[Condition]:

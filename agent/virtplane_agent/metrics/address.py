@@ -1,9 +1,10 @@
 """Where the agent's HTTP server listens, as `--metrics-address` says it."""
 
+import re
 from ipaddress import ip_address
 from typing import NamedTuple, Self
 
-_MAX_PORT = 65535
+MAX_PORT = 65535
 
 
 class AddressUnusable(Exception):
@@ -24,7 +25,7 @@ class ListenAddress(NamedTuple):
             ValueError: it is none of these.
         """
         host, _, port = text.rpartition(":")
-        if not host or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > MAX_PORT:
             raise ValueError(f"{text!r} is not of the form HOST:PORT, for example 127.0.0.1:9480")
         if host.startswith("[") and host.endswith("]"):
             return cls(str(ip_address(host[1:-1])), int(port))

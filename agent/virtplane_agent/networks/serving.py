@@ -189,6 +189,10 @@ class Networks:
         """Addresses that the guest was seen to use there, of families that the network does not manage."""
         return self._addresses.get((network_uid, machine_uid, interface), ())
 
+    def last_seen(self, machine: Object, network_uid: str) -> ObservedNetwork | None:
+        """A network of a machine after its last pass; None: there was none yet, or it is not here."""
+        return self._seen.get(NetworkKey(self._driver_name(machine, network_uid), network_uid))
+
     async def in_force(self, key: NetworkKey) -> Network:
         """Returns once the network is so for every machine that is placed here now; what it is then.
 

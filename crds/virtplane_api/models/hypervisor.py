@@ -151,6 +151,11 @@ class GivenNetwork(StructuralModel):
         description="In these VLANs alone. Without it: untagged, and in no VLAN.",
         examples=[{"first": 100, "last": 199}],
     )
+    missing: Annotated[str, Field(max_length=1024)] | None = Field(
+        default=None,
+        description="Why it cannot be joined now, and what would bring it: no new machine of it is placed here.",
+        examples=["bridge br-lan does not exist on the host: make it"],
+    )
 
 
 class HypervisorStatus(StructuralModel):

@@ -23,7 +23,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from virtplane_api.host_networks import GivenNetwork
 from virtplane_api.vocabulary import (
@@ -264,6 +264,10 @@ class NetworkFacts:
     """Addresses that networks of mode Routed may have; None: the driver refuses none."""
 
 
+HOST_NETWORKS = ""
+"""Among the events of a driver no network: its `host_networks` are others now."""
+
+
 class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
     """The networks of this host. Entered once. Leaving it ends no network: guests go on to be served."""
 
@@ -308,7 +312,8 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
         """How a hypervisor joins the port of a network that was applied with it. May be asked for any number of times.
 
         Raises:
-            Unavailable: not now.
+            Unavailable: not now. NoSuchBridge: what it would lead to is not there; a port that a hypervisor holds
+                already is one all the same.
         """
         ...
 
@@ -334,5 +339,18 @@ class NetworkDriver(AbstractAsyncContextManager["NetworkDriver"], Protocol):
 
     def events(self) -> AsyncIterator[str]:
         """UIDs of networks worth observing, and applying again, for ever. A hint, never a state. Also when what is
-        `seen` has changed."""
+        `seen` has changed. `HOST_NETWORKS` is none of them."""
+        ...
+
+
+@runtime_checkable
+class FindsHostNetworks(Protocol):
+    """A driver whose host networks come and go while it is at work."""
+
+    async def host_networks(self) -> tuple[GivenNetwork, ...]:
+        """Those of the facts, each with why it cannot be joined now. Never changes anything.
+
+        Raises:
+            Unavailable: nobody knows.
+        """
         ...

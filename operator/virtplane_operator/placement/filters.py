@@ -6,7 +6,7 @@ A Hypervisor is counted under the first that applies, so that the sums in a mess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from virtplane_api.host_networks import gives, routes
+from virtplane_api.host_networks import gives, routes, why_missing
 from virtplane_api.quantity import format_bytes, format_coarse
 from virtplane_operator.placement.values import Candidate, Request
 
@@ -74,6 +74,22 @@ def _says_host_networks(request: Request, refused: Sequence[Candidate]) -> str:
     return f"{len(refused)} {give} no {no} to networks: {_named(refused)} ({_start(refused)} with {flags})"
 
 
+def _has_host_networks(request: Request, candidate: Candidate) -> bool:
+    return not any(why_missing(candidate.host_networks, asked) for asked in request.host_networks)
+
+
+def _says_missing(request: Request, refused: Sequence[Candidate]) -> str:
+    whys = {
+        (str(asked), why)
+        for candidate in refused
+        for asked in request.host_networks
+        if (why := why_missing(candidate.host_networks, asked))
+    }
+    missing = " or ".join(sorted({asked for asked, _why in whys}))
+    shown = "; ".join(sorted({why for _asked, why in whys})[:_SHOWN])
+    return f"{len(refused)} cannot join {missing} now: {_named(refused)} ({shown})"
+
+
 def _routes(request: Request, candidate: Candidate) -> bool:
     return all(routes(candidate.routed, cidr) for cidr in request.routed)
 
@@ -139,6 +155,7 @@ OF_NETWORKS: tuple[Filter, ...] = (
         _says_capabilities,
     ),
     Filter("host networks", _gives_host_networks, _says_host_networks),
+    Filter("host networks that are there", _has_host_networks, _says_missing),
     Filter("routed", _routes, _says_routed),
 )
 """Of these follows where a network can be at all."""

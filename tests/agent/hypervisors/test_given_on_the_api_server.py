@@ -28,6 +28,7 @@ async def test_what_is_given_comes_and_goes_each_in_one_write_and_there_is_none_
     # Restarts of the agent under other flags, and one of an agent that does not say what it gives.
     flags: list[tuple[Given, Routed]] = [
         ((LAN, TAGGED), (V4, V6)),
+        ((LAN._replace(missing="bridge br-lan does not exist on the host"), TAGGED), (V4, V6)),
         ((TAGGED,), ()),
         ((), (V6,)),
         (None, None),

@@ -210,6 +210,25 @@ def test_a_machine_goes_only_where_its_network_is_given_and_a_network_that_nobod
     cluster.wait_placed("web2")
 
 
+def test_a_machine_goes_to_a_host_that_has_the_bridge_once_one_has_it(cluster: Cluster) -> None:
+    why = "bridge br-lan does not exist on the host: make it"
+    row = {"name": "br-lan"}
+    cluster.host.report(networkModes=["Bridge"], hostNetworks=[row | {"missing": why}])
+    office = cluster.network("office", mode="Bridge")
+    office["spec"] = {"mode": "Bridge", "bridge": row}
+    cluster.apply(office, cluster.vm("web", {"name": "a", "networkName": "office"}))
+    said = f"1 cannot join bridge br-lan now: {cluster.host.name} ({why})"
+    assert cluster.wait_reason("vpnet", "office", "NoHypervisor") == f"0 of 1 hypervisor fits: {said}"
+    assert said in cluster.wait_reason("vpvm", "web", "NoHypervisorFits")
+    cluster.host.report(hostNetworks=[row])
+    cluster.wait_placed("web")
+    # Who is there stays, as its guest may run on.
+    cluster.host.report(hostNetworks=[row | {"missing": why}])
+    cluster.apply(cluster.vm("web2", {"name": "a", "networkName": "office"}))
+    assert said in cluster.wait_reason("vpvm", "web2", "NoHypervisorFits")
+    assert cluster.get("vpvm", "web")["status"]["placement"]["hypervisor"] == cluster.host.name
+
+
 def test_a_network_stays_until_its_last_machine_and_its_last_host_have_left_it(cluster: Cluster) -> None:
     cluster.apply(cluster.network(), cluster.vm("web", LAN))
     cluster.wait_placed("web")

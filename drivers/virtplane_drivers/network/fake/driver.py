@@ -85,6 +85,8 @@ class FakeNetworks(NetworkDriver):
         if self.faults.apply_s:
             await asyncio.sleep(self.faults.apply_s)
         self.faults.meet("apply")
+        if (withdrawn := self.faults.withdrawn.get(network.uid)) is not None:
+            raise withdrawn
         held = self._ports.get(network.uid, frozenset()) & self.joined
         ports = held | {port.key for port in network.ports}
         if self._ports.get(network.uid) != ports:

@@ -14,6 +14,8 @@ class Faults:
     """How long `apply` takes before it does anything."""
     failed: tuple[str, str] | None = None
     """A reason and a message: every network is FAILED."""
+    withdrawn: dict[str, DriverError] = field(default_factory=dict)
+    """By UID: applying that network raises it each time; its ports stay as they are."""
     _errors: dict[str, deque[DriverError]] = field(default_factory=dict)
 
     def refuse(self, verb: str, error: DriverError, *, times: int = 1) -> None:

@@ -24,9 +24,11 @@ MODES = frozenset({NetworkMode.ISOLATED, NetworkMode.NAT, NetworkMode.ROUTED, Ne
 
 def check_bridge_name(name: str) -> None:
     """Raises ValueError of a name that no network device (Linux: dev_valid_name), or no spec.bridge.name, can have."""
-    if len(name.encode()) > _MAX_NAME_BYTES or not re.fullmatch(r"[^\s/:.][^\s/:]*", name):
+    is_long = len(name.encode(errors="surrogateescape")) > _MAX_NAME_BYTES
+    if is_long or not name.isprintable() or not re.fullmatch(r"[^\s/:.][^\s/:]*", name):
         raise ValueError(
-            f"{name!r} is no name of a bridge: at most {_MAX_NAME_BYTES} bytes, no space, '/' or ':', and no '.' first"
+            f"{name!r} is no name of a bridge: 1 to {_MAX_NAME_BYTES} bytes of UTF-8, no white space, '/' or ':', and "
+            f"no '.' first; `ip link show type bridge` lists the host's"
         )
 
 
@@ -43,8 +45,10 @@ class BridgeVlans(NamedTuple):
         bridge, _, vlans = text.partition(":")
         first, dash, last = vlans.partition("-")
         numbers = (first, last if dash else first)
-        if not bridge or not all(number.isascii() and number.isdecimal() for number in numbers):
-            raise ValueError(f"{text!r} is not of the form NAME, NAME:VLAN or NAME:FIRST-LAST")
+        if not bridge or not all(re.fullmatch(r"[0-9]{1,4}", number) for number in numbers):
+            raise ValueError(
+                f"{text!r} is not of the form NAME, NAME:VLAN or NAME:FIRST-LAST, for example br-lan:100-199"
+            )
         check_bridge_name(bridge)
         found = cls(bridge, int(first), int(last if dash else first))
         if not _FIRST_VLAN <= found.first <= found.last <= _LAST_VLAN:
@@ -64,6 +68,11 @@ class Allowances:
     routed: tuple[IpNetwork, ...] = ()
     vlans: tuple[BridgeVlans, ...] = ()
     """By tag: who may join a bridge in one VLAN may join it neither in another one nor untagged."""
+
+    @property
+    def bridge_names(self) -> frozenset[str]:
+        """Of the bridges that are given in any way."""
+        return self.bridges | {one.bridge for one in self.vlans}
 
     @property
     def host_networks(self) -> tuple[GivenNetwork, ...]:

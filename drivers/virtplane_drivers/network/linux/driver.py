@@ -16,12 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from virtplane_api.host_networks import GivenNetwork
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkCapability, NetworkMode
 from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Refused, Unavailable
 from virtplane_drivers.hints import Hints
 from virtplane_drivers.network.contract import (
+    HOST_NETWORKS,
     NO_NETWORK,
     CountersByPort,
     IpAddress,
@@ -108,6 +110,8 @@ class LinuxNetworks(NetworkDriver):
         self._host_lock = asyncio.Lock()
         self._caretaker: asyncio.Task[None] | None = None
         self._missing = ""
+        self._told_missing: dict[str, str] | None = None
+        """The given bridges that could not be joined when they were last asked for."""
 
     async def __aenter__(self) -> Self:
         """Raises Unavailable: what was named as the host's namespace cannot be entered."""
@@ -155,6 +159,14 @@ class LinuxNetworks(NetworkDriver):
         given = self._allowances
         return NetworkFacts(MODES - set(missing), lacking, underlay, given.host_networks, given.routed)
 
+    async def host_networks(self) -> tuple[GivenNetwork, ...]:
+        """All that is given; whether it is there is looked up."""
+        try:
+            missing = self._told_missing = await self._uplinks.missing_bridges(self._allowances.bridge_names)
+        except OSError as error:
+            raise Unavailable(f"bridges of the host: {error}", reason=Reason.NETWORK_ERROR) from error
+        return tuple(one._replace(missing=missing.get(one.name, "")) for one in self._allowances.host_networks)
+
     async def inventory(self) -> tuple[str, ...]:
         """Whatever of a network is left on the host names it."""
         if self._missing:
@@ -199,16 +211,19 @@ class LinuxNetworks(NetworkDriver):
         before = self._applied.get(network.uid)
         if before is None:
             return None
-        try:
-            held = await links.ports_held(namespace_path(self._runtime_folder, network.uid))
-        except OSError as error:
-            raise Unavailable(f"network {network.uid}: {error}", reason=Reason.NETWORK_ERROR) from error
+        held = await self._held(network)
         ports = tuple(port for port in network.ports if tap_name(port) in held)
         if not ports:
             return None
         was = before.network
         asked = replace(network, ports=ports, mode=was.mode, host_bridge=was.host_bridge, vlan=was.vlan)
         return replace(asked, ipv4=was.ipv4, ipv6=was.ipv6)
+
+    async def _held(self, network: Network) -> frozenset[str]:
+        try:
+            return await links.ports_held(namespace_path(self._runtime_folder, network.uid))
+        except OSError as error:
+            raise Unavailable(f"network {network.uid}: {error}", reason=Reason.NETWORK_ERROR) from error
 
     async def _apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
@@ -220,7 +235,8 @@ class LinuxNetworks(NetworkDriver):
             network = await self._with_held_ports(path, network)
             limits = await links.apply_router(path, network)
             transit, findings = await self._uplinks.apply(path, network)
-            findings = [*findings, *limits]
+            # Before the caretaker looks for what does not fit them; it grows below.
+            findings = self._findings[network.uid] = [*findings, *limits]
             host_addresses = await self._addresses_of_host()
             # What an earlier process's rules heard goes with them.
             await self._seen.look(path, network)
@@ -243,10 +259,13 @@ class LinuxNetworks(NetworkDriver):
             raise Unavailable(
                 f"network {network.namespace}/{network.name}: {error}", reason=Reason.NETWORK_ERROR
             ) from error
-        self._findings[network.uid] = findings
 
     async def attachment(self, network: Network, port: Port) -> TapAttachment:
         """The tap is opened by the hypervisor driver."""
+        no_bridge = self._no_bridge(network.uid)
+        if no_bridge is not None and tap_name(port) not in await self._held(network):
+            message = f"network {network.namespace}/{network.name}: {no_bridge.message}"
+            raise Unavailable(message, reason=Reason.NO_SUCH_BRIDGE)
         return TapAttachment(
             namespace_path(self._runtime_folder, network.uid), tap_name(port), BRIDGE, network.mtu, tap_alias(port)
         )
@@ -282,7 +301,8 @@ class LinuxNetworks(NetworkDriver):
             raise Unavailable(f"counters of networks: {error}", reason=Reason.NETWORK_ERROR) from error
 
     def events(self) -> AsyncIterator[str]:
-        """UIDs of networks whose dnsmasq ended, whose host got other addresses, or whose guests use other addresses."""
+        """UIDs of networks whose dnsmasq ended, whose bridge came, went or lost our port, whose host got other
+        addresses, or whose guests use other addresses."""
         return aiter(self._hints)
 
     # --- what all networks of the host share --------------------------------------------------------------------------
@@ -361,9 +381,25 @@ class LinuxNetworks(NetworkDriver):
                 await _if_it_can(self._announce(applied.network))
             if self._applied:
                 await _if_it_can(self._look_at_host())
+            await _if_it_can(self._look_at_bridges())
             for uid, applied in list(self._applied.items()):
                 if await self._seen.has_news(namespace_path(self._runtime_folder, uid), applied.network):
                     self._hints.add(uid)
+
+    async def _look_at_bridges(self) -> None:
+        """Against what is there, not against the look before: who applied a network in between saw another host."""
+        told = self._told_missing
+        if told is not None and told != await self._uplinks.missing_bridges(self._allowances.bridge_names):
+            self._hints.add(HOST_NETWORKS)
+        for uid, applied in list(self._applied.items()):
+            if applied.network.mode is NetworkMode.BRIDGE:
+                has_bridge, is_joined = await self._uplinks.bridge_port(applied.network)
+                if has_bridge is (self._no_bridge(uid) is not None) or has_bridge is not is_joined:
+                    self._hints.add(uid)
+
+    def _no_bridge(self, uid: str) -> Finding | None:
+        findings = self._findings.get(uid, ())
+        return next((finding for finding in findings if finding.reason == Reason.NO_SUCH_BRIDGE), None)
 
     async def _repair_host_rules(self) -> None:
         is_routed = any(applied.transit is not None for applied in self._applied.values())

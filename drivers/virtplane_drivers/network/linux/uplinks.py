@@ -13,8 +13,10 @@ What is found half-made, in another mode's shape, or joined to a namespace that 
 """
 
 import threading
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_network
 from pathlib import Path
+from typing import NamedTuple
 
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import NetworkMode
@@ -42,6 +44,15 @@ from virtplane_drivers.network.linux.vlans import join_vlan, vlan_device
 _ROUTED_MODES = frozenset({NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.OVERLAY})
 _VETH = "veth"
 _IPV4_EVERYWHERE, _IPV6_EVERYWHERE = ip_network("0.0.0.0/0"), ip_network("::/0")
+
+
+class BridgePort(NamedTuple):
+    """Of a network of mode Bridge on its host."""
+
+    has_bridge: bool
+    """The host has that bridge."""
+    is_joined: bool
+    """The network's veth is a port of it."""
 
 
 class Uplinks:
@@ -90,6 +101,34 @@ class Uplinks:
         """
         return await in_thread(self._host_addresses)
 
+    async def missing_bridges(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of these bridges of the host that cannot be joined, and why.
+
+        Raises:
+            OSError: the kernel does not say.
+        """
+        return await in_thread(self._missing_bridges, sorted(names))
+
+    async def bridge_port(self, network: Network) -> BridgePort:
+        """How it is with the bridge of a network of mode Bridge, and with our port there.
+
+        Raises:
+            OSError: the kernel does not say.
+        """
+        return await in_thread(self._bridge_port, network)
+
+    def _missing_bridges(self, names: Iterable[str]) -> dict[str, str]:
+        with NetworkStack(self._host) as host:
+            found = {name: host.link(name) for name in names}
+        return {name: _no_bridge(name, link) for name, link in found.items() if not _is_bridge(link)}
+
+    def _bridge_port(self, network: Network) -> BridgePort:
+        with NetworkStack(self._host) as host:
+            bridge, port = host.link(network.host_bridge), host.link(host_link(network.uid))
+        if bridge is None or not _is_bridge(bridge):
+            return BridgePort(has_bridge=False, is_joined=False)
+        return BridgePort(has_bridge=True, is_joined=port is not None and port.master == bridge.index)
+
     def _host_addresses(self) -> frozenset[IpAddress]:
         with NetworkStack(self._host) as host:
             own = {link.index for link in host.links().values() if is_host_link_alias(link.alias)}
@@ -103,7 +142,7 @@ class Uplinks:
                 message = f"{found.name} on the host is of another agent ({found.alias}); one host has a network once"
                 return None, [Finding(Reason.NETWORK_ERROR, message)]
             bridge = host.link(network.host_bridge) if network.mode is NetworkMode.BRIDGE else None
-            wanted = network.mode in _ROUTED_MODES or (bridge is not None and bridge.kind == "bridge")
+            wanted = network.mode in _ROUTED_MODES or _is_bridge(bridge)
             ends = self._ends(host, router, network, found, wanted=wanted)
             if network.mode is NetworkMode.BRIDGE:
                 return None, self._bridged(host, router, network, ends, bridge)
@@ -261,9 +300,16 @@ def _end_sysctls(name: str, *, ipv6: bool) -> dict[str, str]:
     }
 
 
+def _is_bridge(link: Link | None) -> bool:
+    return link is not None and link.kind == "bridge"
+
+
 def _no_bridge(name: str, found: Link | None) -> str:
     if found is None:
-        return f"{name} does not exist on the host: make it, or name another in the network's spec.bridge"
+        return (
+            f"bridge {name} does not exist on the host: make it (ip link add {name} type bridge; ip link set {name} "
+            f"up), or name another in the network's spec.bridge"
+        )
     return (
         f"{name} is no bridge on the host: name one in the network's spec.bridge. To make one of an adapter (the "
         f"host's own addresses move to it, so that is left to you): ip link add BRIDGE type bridge; "
