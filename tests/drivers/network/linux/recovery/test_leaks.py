@@ -22,11 +22,11 @@ _NUMBERS = 200
 
 
 def held_by_us() -> Counter[str]:
-    """Descriptors of this process by kind, and its threads."""
+    """Descriptors of this process by kind, of files by name without its folder, as each dnsmasq has one; threads."""
     held: Counter[str] = Counter()
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            held[str(entry.readlink()).split(":[")[0]] += 1
+            held[entry.readlink().name.split(":[")[0]] += 1
         except FileNotFoundError:  # that of the listing itself
             continue
     held["threads"] = threading.active_count()
