@@ -1,13 +1,25 @@
 """What rules cost a byte between two guests: TCP with them and without them, pair by pair, each order as often.
 
 The peer of each ratio is the same way without any rule, and without the hooks of br_netfilter.
+
+Many short transfers, on one CPU, ahead of all else that runs: on two CPUs with a load of ten a way was 0.80 to 1.27
+times as fast as itself in 7 pairs of 1.5 s beside the load, and is 0.99 to 1.01 times so in 42 pairs of 0.25 s. On one
+CPU nothing that rules cost is hidden behind the other guest's copying.
+
+What a packet meets costs as much whatever its size; here it has 60 KB, and no rule cuts it up. One of 150 bytes from
+guest to guest by tunnel, with 100 ports on each host, takes 3.3 us without rules and 1.4 us more with them: 0.65 of
+anti-spoofing and of what may cross, in two routers; 0.65 of connection tracking, NAT and their hooks, and 0.15 of who
+may send, in two hosts. With `notrack` it takes as long: the hooks stay, and to tell these packets from others costs
+what tracking them does.
 """
 
+import contextlib
+import os
 import socket
 import statistics
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +32,8 @@ from virtplane_drivers.network.linux.firewall import Firewalls
 from virtplane_drivers.network.linux.names import tap_name
 from virtplane_drivers.network.linux.rules import RouterRules
 
-PAIRS = 7
-_TRANSFER_S = 1.5
+PAIRS = 42
+_TRANSFER_S, _WARM_UP_S = 0.25, 0.05
 _CHUNK = bytes(1 << 18)
 _SERVER_PORT = 5001
 _OVERLAY_PORTS = 100
@@ -114,13 +126,14 @@ async def _ratios(
         rates: dict[bool, float] = {}
         for with_rules in (True, False) if number % 2 else (False, True):
             await ways[with_rules]()
-            rates[with_rules] = await in_thread(bytes_per_s, guests[0], guests[1], server)
+            await in_thread(bytes_per_s, guests[0], guests[1], server, _WARM_UP_S)
+            rates[with_rules] = await in_thread(bytes_per_s, guests[0], guests[1], server, _TRANSFER_S)
         ratios.append(rates[True] / rates[False])
     return {f"network.{name}_ratio": statistics.median(ratios), f"network.{name}_ratio_min": min(ratios)}
 
 
-def bytes_per_s(client: Namespace, server: Namespace, address: str) -> float:
-    with server.inside(lambda: socket.create_server((address, _SERVER_PORT))) as listener:
+def bytes_per_s(client: Namespace, server: Namespace, address: str, transfer_s: float) -> float:
+    with server.inside(lambda: socket.create_server((address, _SERVER_PORT))) as listener, _ahead_of_all():
         received = 0
 
         def receive() -> None:
@@ -135,8 +148,22 @@ def bytes_per_s(client: Namespace, server: Namespace, address: str) -> float:
         receiving.start()
         with client.inside(lambda: socket.create_connection((address, _SERVER_PORT), timeout=10)) as sender:
             begun = time.perf_counter()
-            while time.perf_counter() - begun < _TRANSFER_S:
+            while time.perf_counter() - begun < transfer_s:
                 sender.sendall(_CHUNK)
             took_s = time.perf_counter() - begun
         receiving.join()
     return received / took_s
+
+
+@contextlib.contextmanager
+def _ahead_of_all() -> Iterator[None]:
+    """This thread, and those that it starts, run on one CPU, before others; where root may not, beside them."""
+    cpus, policy = os.sched_getaffinity(0), (os.sched_getscheduler(0), os.sched_getparam(0))
+    os.sched_setaffinity(0, {max(cpus)})
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *policy)
+        os.sched_setaffinity(0, cpus)

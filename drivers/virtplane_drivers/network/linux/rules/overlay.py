@@ -4,7 +4,8 @@ Each host has the gateway, with one address and one MAC, for its own guests. Wer
 answer, and bridges would learn that it is elsewhere. So the router neither hears nor speaks by the tunnel (`input`,
 `output`), and between guests does not cross (`crossing`, in both directions): frames from or to the gateway's MAC, ARP
 and neighbour discovery for its addresses, router discovery, DHCP. All else that comes by the tunnel was checked where
-its sender is a port.
+its sender is a port. The chain `crossing` is of anti-spoofing's table, in whose hooks each frame is anyway: hooks of
+its own would cost a frame more than its rules do.
 
 The host takes VXLAN for a network from the hosts that have it and from nobody else. Numbers (VNIs) of other networks
 than this agent's are none of its business: another agent of this host may have them. What comes from a host is to be
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterator
 from virtplane_drivers.network.contract import Network
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.links import bridge_interfaces
-from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
+from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table, braced
 from virtplane_drivers.network.overlay import Overlay
 
 GUARD_TABLE = f"{names.ROUTER_TABLE}-tunnel"
@@ -29,14 +30,14 @@ def guard_tables(network: Network) -> tuple[Table, ...]:
     """Of the router namespace: none but for mode Overlay. Pure."""
     if network.overlay is None:
         return ()
-    hooked = (
-        ("prerouting", f"{_FROM_TUNNEL} jump crossing"),
-        ("postrouting", f"{_TO_TUNNEL} jump crossing"),
-        ("input", f"{_FROM_TUNNEL} drop"),
-        ("output", f"{_TO_TUNNEL} drop"),
-    )
+    hooked = (("input", f"{_FROM_TUNNEL} drop"), ("output", f"{_TO_TUNNEL} drop"))
     chains = (Chain(hook, (rule,), f"type filter hook {hook} priority filter; policy accept;") for hook, rule in hooked)
-    return (Table("bridge", GUARD_TABLE, (), (Chain("crossing", tuple(_crossing(network))), *chains)),)
+    return (Table("bridge", GUARD_TABLE, (), tuple(chains)),)
+
+
+def crossing(network: Network) -> Chain:
+    """What comes and goes by the tunnel, of a network of mode Overlay. Accepts the rest. Pure."""
+    return Chain("crossing", (*_crossing(network), "accept"))
 
 
 def tunnel_sets(overlays: Collection[Overlay]) -> tuple[NamedSet, ...]:
@@ -80,14 +81,18 @@ def _crossing(network: Network) -> Iterator[str]:
     yield f"ether saddr {mac} drop"
     yield f"ether daddr {mac} drop"
     own = [interface.ip for interface in bridge_interfaces(network)]
+    for version, family in ((4, "ip"), (6, "ip6")):
+        addresses = [str(address) for address in own if address.version == version]
+        if addresses:
+            yield f"{family} saddr {braced(addresses)} drop"
+    # Most of what guests send; no rule below is of TCP.
+    yield "meta l4proto tcp accept"
     for address in own:
         if address.version == 4:
             yield f"arp saddr ip {address} drop"
             yield f"arp daddr ip {address} drop"
-            yield f"ip saddr {address} drop"
         else:
             yield f"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} @th,64,128 {int(address):#x} drop"
-            yield f"ip6 saddr {address} drop"
     yield "icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect } drop"
     yield "udp sport { 67, 68, 546, 547 } drop"
     yield "udp dport { 67, 68, 546, 547 } drop"

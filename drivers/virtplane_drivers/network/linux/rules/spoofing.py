@@ -7,7 +7,9 @@ neither direction.
 ::
 
     prerouting (from a port of the bridge)
-      ├── from the uplink of mode Bridge, the tunnel of mode Overlay: accepted, it is no guest's
+      ├── from the uplink of mode Bridge: accepted, it is no guest's
+      ├── from the tunnel of mode Overlay: what may cross, see `overlay`
+      ├── TCP from an address of the tap: accepted, as all of the below would      (port_ipv4, port_ipv6)
       ├── not the MAC of the tap: dropped                                               (port_mac)
       ├── ARP    from_arp     sender is the tap's; a probe (RFC 5227) asks for its own   (port_ipv4)
       ├── IPv4   from_ipv4    no DHCP server, no redirect, no IGMP querier; source       (port_ipv4, behind_ipv4)
@@ -15,7 +17,7 @@ neither direction.
       │            └ from_icmpv6    no router, no redirect, no MLD querier; then by type:
       │                from_solicit, from_advert, from_router_solicit, from_report       (nd_target, nd_option)
       └── anything else: announcements (RARP) of its own MAC. On a network without subnets any type but VLAN tags.
-    postrouting (to a port of the bridge): to known taps, uplink and tunnel only         (port)
+    postrouting (to a port of the bridge): to the uplink, what may cross to the tunnel, to known taps only    (port)
 
 The router's own MAC and addresses are in none of the sets, whatever a port claims.
 
@@ -38,6 +40,7 @@ from virtplane_api.vocabulary import NetworkMode
 from virtplane_drivers.network.contract import IpAddress, IpNetwork, Network, Port
 from virtplane_drivers.network.linux import names
 from virtplane_drivers.network.linux.eui64 import by_mac, link_local
+from virtplane_drivers.network.linux.rules.overlay import crossing
 from virtplane_drivers.network.linux.rules.ruleset import Chain, NamedSet, Table
 
 _SOURCE_OPTION, _TARGET_OPTION = 0x0101, 0x0201
@@ -146,13 +149,18 @@ def _set(name: str, type_: str, elements: Iterable[str], *, flags: str = "") -> 
 
 def _chains(network: Network) -> Iterator[Chain]:
     yield from _from_ports(network.chosen_prefix)
-    # Of no guest of this host. What may come and go by a tunnel: see `overlay`.
-    others = {NetworkMode.BRIDGE: names.UPLINK, NetworkMode.OVERLAY: names.TUNNEL}.get(network.mode)
+    other, verdict = "", ""  # of no guest of this host
+    if network.mode is NetworkMode.BRIDGE:
+        other, verdict = names.UPLINK, "accept"
+    elif network.mode is NetworkMode.OVERLAY:
+        yield crossing(network)
+        other, verdict = names.TUNNEL, "goto crossing"
     by_type = "ether type vmap { ip : goto from_ipv4, ip6 : goto from_ipv6, arp : goto from_arp, 0x8035 : accept }"
     yield Chain(
         "prerouting",
         (
-            *([f'iifname "{others}" accept'] if others else []),
+            *([f'iifname "{other}" {verdict}'] if other else []),
+            *_USUAL,
             "iifname . ether saddr != @port_mac drop",
             by_type,
             # To the bridge next to us: spanning tree, LLDP and the like (IEEE 802.1D, 7.12.6).
@@ -163,11 +171,17 @@ def _chains(network: Network) -> Iterator[Chain]:
     )
     yield Chain(
         "postrouting",
-        ("oifname @port accept", *([f'oifname "{others}" accept'] if others else [])),
+        (*([f'oifname "{other}" {verdict}'] if other else []), "oifname @port accept"),
         "type filter hook postrouting priority srcnat; policy drop;",
     )
 
 
+_USUAL = (
+    # Most of what guests send, found right by one look. Not `ip protocol tcp` alone, which a VLAN's frame is too; and
+    # TCP at once behind the header of IPv6, as of a fragment what follows may be anything.
+    "ether type ip ip protocol tcp iifname . ether saddr . ip saddr @port_ipv4 accept",
+    "ether type ip6 ip6 nexthdr tcp iifname . ether saddr . ip6 saddr @port_ipv6 accept",
+)
 _FROM_ARP = (
     "arp htype != 1 drop",
     "arp ptype != ip drop",

@@ -184,6 +184,10 @@ async def test_what_a_peer_should_not_have_sent_is_not_taken(pair: Pair) -> None
         ),
         "DHCP offer": f.frame(ONE.mac, f.IPV4, f.datagram("10.77.0.9", "255.255.255.255", 67, 68)),
     }
+    kinds, gateways = (f.IPV4, f.IPV6), (GATEWAY_IPV4, GATEWAY_IPV6)
+    for kind, gateway, own, to in zip(kinds, gateways, ONE.addresses, TWO.addresses, strict=True):
+        bad[f"TCP to {to} from the gateway's MAC"] = f.frame(gateway_mac, kind, f.segment(str(own), str(to)))
+        bad[f"TCP to {to} from the gateway's address"] = f.frame(ONE.mac, kind, f.segment(gateway, str(to)))
     allowed = f.frame(ONE.mac, f.ARP, f.arp(ONE.mac, str(ONE.addresses[0]), str(TWO.addresses[0])))
     with capture(pair.guests[1]) as received:
         send(here, *bad.values(), allowed, link=TUNNEL)

@@ -59,6 +59,13 @@ def datagram(source: str, target: str, source_port: int = 5000, target_port: int
     return ipv6(source, target, UDP, udp(source_port, target_port, b"datagram"))
 
 
+def segment(source: str, target: str) -> bytes:
+    """Of a TCP flow that is established."""
+    tcp = struct.pack("!HHIIBBHHH", 5000, 5001, 1, 1, 5 << 4, 0x10, 1000, 0, 0) + b"segment"
+    of = ipv4 if ip_address(source).version == 4 else ipv6
+    return of(source, target, TCP, tcp)
+
+
 def dhcp(client_mac: str) -> bytes:
     """A client's message up to its hardware address (RFC 2131, 2)."""
     head = struct.pack("!BBBBIHH", 1, 1, 6, 0, 0x1234, 0, 0x8000) + bytes(16)

@@ -46,6 +46,7 @@ def _nd(source: str, target: str, message: bytes) -> bytes:
 
 
 OWN_4, OWN_6 = f.datagram(A4, B4), f.datagram(A6, B6)
+_TCP_4, _TCP_6 = f.segment(A4, B4), f.segment(A6, B6)
 _DHCP = f.ipv4("0.0.0.0", "255.255.255.255", f.UDP, f.udp(68, 67, f.dhcp(A_MAC)))  # noqa: S104
 _OTHER_DHCP = f.ipv4("0.0.0.0", "255.255.255.255", f.UDP, f.udp(68, 67, f.dhcp(B_MAC)))  # noqa: S104
 _HIDDEN_MAC = bytes(4) + bytes.fromhex(A_MAC.replace(":", ""))
@@ -77,6 +78,10 @@ LAYER_2 = [
     Case("tagged for a VLAN", f.tagged(_ip4(OWN_4), vlan=5), _ip4(OWN_4)),
     Case("tagged with a priority", f.tagged(_ip6(OWN_6)), _ip6(OWN_6)),
     Case("tagged by a provider", f.tagged(_ip4(OWN_4), f.PROVIDER_VLAN, 5), _ip4(OWN_4)),
+    Case("TCP tagged for a VLAN", f.tagged(_ip4(_TCP_4), vlan=5), _ip4(_TCP_4)),
+    Case("TCP over IPv6 tagged with a priority", f.tagged(_ip6(_TCP_6)), _ip6(_TCP_6)),
+    Case("TCP under the MAC of another guest", _ip4(_TCP_4, B_MAC), _ip4(_TCP_4)),
+    Case("TCP over IPv6 under the MAC of the router", _ip6(_TCP_6, ROUTER_MAC), _ip6(_TCP_6)),
     Case("of an unknown type", f.frame(A_MAC, f.LOCAL_EXPERIMENT, bytes(46)), _ip4(OWN_4)),
     Case("RARP with another's MAC", f.frame(B_MAC, f.RARP, bytes(46)), f.frame(A_MAC, f.RARP, bytes(46))),
 ]
@@ -96,6 +101,7 @@ ARP = [
 ]
 IPV4 = [
     Case("IPv4 of another guest", _ip4(f.datagram(B4, A4)), _ip4(OWN_4)),
+    Case("TCP of another guest", _ip4(f.segment(B4, A4)), _ip4(_TCP_4)),
     Case("IPv4 of nobody", _ip4(f.datagram(FREE4, B4)), _ip4(OWN_4)),
     Case("IPv4 of the gateway", _ip4(f.datagram(GATEWAY_IPV4, B4)), _ip4(OWN_4)),
     Case("IPv4 of elsewhere", _ip4(f.datagram("198.51.100.1", B4)), _ip4(OWN_4)),
@@ -127,6 +133,7 @@ IPV4 = [
 ]
 IPV6 = [
     Case("IPv6 of another guest", _ip6(f.datagram(B6, A6)), _ip6(OWN_6)),
+    Case("TCP over IPv6 of another guest", _ip6(f.segment(B6, A6)), _ip6(_TCP_6)),
     Case("IPv6 of nobody", _ip6(f.datagram(FREE6, B6)), _ip6(OWN_6)),
     Case("IPv6 of the gateway", _ip6(f.datagram(GATEWAY_IPV6, B6)), _ip6(OWN_6)),
     Case("IPv6 without a source", _ip6(f.datagram("::", f.ALL_NODES)), _ip6(OWN_6)),
@@ -150,6 +157,11 @@ IPV6 = [
     Case(
         "fragment that ends within its options",
         _first_fragment(f.DESTINATION_OPTIONS, b""),
+        _first_fragment(f.TCP, bytes(24)),
+    ),
+    Case(
+        "fragment that hides what is not TCP",
+        _first_fragment(f.DESTINATION_OPTIONS, f.destination_options(f.TCP) + bytes(24)),
         _first_fragment(f.TCP, bytes(24)),
     ),
     Case(
