@@ -40,8 +40,11 @@ def left_behind(placement: Mapping[str, Any], reported: Sequence[Row]) -> list[R
 
     They are their machine's on its host, and claimed for it everywhere, until its agent reports them no more.
     """
+    rows = reported_rows(reported)
+    if not rows:
+        return []
     placed = {key_of_row(row): row for row in placement.get("interfaces") or ()}
-    return [row for row in reported_rows(reported) if _is_left(row, placed.get(key_of_row(row)))]
+    return [row for row in rows if _is_left(row, placed.get(key_of_row(row)))]
 
 
 def _is_left(row: Row, placed: Row | None) -> bool:

@@ -3,11 +3,14 @@
 The grammar is Kubernetes' own (`k8s.io/apimachinery/pkg/api/resource`), parsed by the official client.
 """
 
+from functools import lru_cache
+
 from kubernetes.utils.quantity import parse_quantity
 
 _BINARY_SUFFIXES = ((1 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki"))
 
 
+@lru_cache(maxsize=1024)  # machines come in few sizes, and are read again with each change
 def quantity_bytes(quantity: str | int) -> int:
     """Bytes that a quantity such as `2Gi` stands for, a fraction of a byte rounded up.
 

@@ -29,7 +29,7 @@ def merged(
     `previous` are all conditions as they were read, of whatever writer; only those of the wanted types are looked at.
     """
     before = {condition["type"]: condition for condition in previous}
-    stamp = timestamp(now or datetime.now(UTC))
+    moment = now or datetime.now(UTC)
     result = []
     for condition in wanted:
         old = before.get(condition.type)
@@ -40,7 +40,7 @@ def merged(
                 "status": condition.status,
                 "reason": condition.reason,
                 "message": condition.message[:MAX_MESSAGE_CHARS],
-                "lastTransitionTime": old["lastTransitionTime"] if old is not None and kept else stamp,
+                "lastTransitionTime": old["lastTransitionTime"] if old is not None and kept else timestamp(moment),
                 "observedGeneration": generation,
             }
         )
@@ -55,7 +55,10 @@ def conditions_of(obj: Object) -> list[dict[str, Any]]:
 
 def find(obj: Object, condition_type: str) -> dict[str, Any] | None:
     """The condition of that type, or None."""
-    return next((condition for condition in conditions_of(obj) if condition["type"] == condition_type), None)
+    for condition in conditions_of(obj):
+        if condition["type"] == condition_type:
+            return condition
+    return None
 
 
 def is_true(obj: Object, condition_type: str) -> bool:

@@ -112,7 +112,8 @@ class ReconcileLoop(Generic[K]):
             _log.exception("%s %s: a fault in this program", self.name, key)
         finally:
             self._running.discard(key)
-            self._wake.set()
+            if self._ready:
+                self._wake.set()
         self.tally.add(outcome, asyncio.get_running_loop().time() - began)
         self._schedule(key, outcome)
 

@@ -3,8 +3,9 @@
 Nothing here waits: between a plan and the moment in which its claims count (`Claims.assumed`) no other plan is made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -43,14 +44,17 @@ class InterfacePlan:
     @property
     def placed(self) -> dict[str, Any]:
         """As in status.placement.interfaces."""
-        claims = {
+        row: dict[str, Any] = {
             "name": self.name,
             "networkName": self.network.key.name,
             "networkUID": self.network.uid,
             "macAddress": self.mac_address,
         }
-        more = {"ipAddresses": list(self.ip_addresses), "portForwards": [dict(one) for one in self.port_forwards]}
-        return claims | {field: value for field, value in more.items() if value}
+        if self.ip_addresses:
+            row["ipAddresses"] = list(self.ip_addresses)
+        if self.port_forwards:
+            row["portForwards"] = [dict(one) for one in self.port_forwards]
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +64,6 @@ class _Wanted:
     field: str
     spec: Mapping[str, Any]
     network: Network
-
-
-@dataclass(slots=True)
-class _Own:
-    """What the machine's interfaces have in one network, by what they have it for."""
-
-    addresses: dict[tuple[Version, int], str] = field(default_factory=dict)
-    macs: dict[str, str] = field(default_factory=dict)
 
 
 class _Refused(Exception):
@@ -87,8 +83,9 @@ def plan_interfaces(
     """
     if not machine["spec"].get("interfaces"):
         return ()
+    present = _present(machine)
     try:
-        wanted = [_wanted(catalog, machine, index) for index in range(len(machine["spec"]["interfaces"]))]
+        wanted = [_wanted(catalog, machine, index, present) for index in range(len(machine["spec"]["interfaces"]))]
         _check_together(wanted, machine)
         return tuple(_Planner(claims, cluster_id, machine).plan(wanted))
     except _Refused as refused:
@@ -110,7 +107,7 @@ def network_capabilities_of(machine: Object, plans: Iterable[InterfacePlan]) -> 
 # --- the networks -----------------------------------------------------------------------------------------------------
 
 
-def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
+def _wanted(catalog: Catalog, machine: Object, index: int, present: Set[tuple[str, str]]) -> _Wanted:
     """The interface, once its network can be had and can do what the interface asks of it."""
     spec, where = machine["spec"]["interfaces"][index], f"spec.interfaces[{index}]"
     namespace, name = machine["metadata"]["namespace"], spec["networkName"]
@@ -120,7 +117,7 @@ def _wanted(catalog: Catalog, machine: Object, index: int) -> _Wanted:
             Reason.NETWORK_NOT_FOUND,
             f"{where}.networkName: there is no VirtualNetwork {namespace}/{name}; the machine waits for it",
         )
-    if (spec["name"], network.uid) in _present(machine):
+    if (spec["name"], network.uid) in present:
         pass  # what it has it keeps, whatever becomes of its network
     elif network.is_ending:
         raise _Refused(
@@ -208,7 +205,9 @@ class _Planner:
         self._namespace: str = machine["metadata"]["namespace"]
         self._name: str = machine["metadata"]["name"]
         self._uid = uid_of(machine)
-        self._own: dict[str, _Own] = {}
+        self._own: defaultdict[tuple[str, Version], dict[int, str]] = defaultdict(dict)
+        """Addresses by network and family, each with the interface that has it or is to have it."""
+        self._own_macs: set[str] = set()
 
     def plan(self, wanted: list[_Wanted]) -> Iterator[InterfacePlan]:
         """In the order of the spec."""
@@ -245,13 +244,12 @@ class _Planner:
 
     def _take(self, one: _Wanted, kept: Mapping[str, Any] | None) -> None:
         """What the interface has or asks for is not to be chosen for another one of the machine."""
-        own = self._own.setdefault(one.network.uid, _Own())
         source = one.spec if kept is None else kept
         for text in source.get("ipAddresses") or ():
-            address = number_of(text)
+            version, number = number_of(text)
             if kept is None:
-                self._check_address(one, text, *address)
-            first = own.addresses.setdefault(address, one.field)
+                self._check_address(one, text, version, number)
+            first = self._own[one.network.uid, version].setdefault(number, one.field)
             if first != one.field:
                 raise _Refused(Reason.ADDRESS_IN_USE, f"{one.field}.ipAddresses: {text} is asked for by {first} too")
         mac = source.get("macAddress")
@@ -262,7 +260,7 @@ class _Planner:
                     Reason.MAC_ADDRESS_IN_USE,
                     f"{one.field}.macAddress: {mac} is held by {holder} in network {one.network.key.name}",
                 )
-            own.macs[mac] = one.field
+            self._own_macs.add(mac)
 
     def _check_address(self, one: _Wanted, text: str, version: Version, number: int) -> None:
         name, field_path = one.network.key.name, f"{one.field}.ipAddresses"
@@ -296,10 +294,10 @@ class _Planner:
         held = self._claims.macs(one.network.uid)
 
         def is_taken(mac: str) -> bool:
-            return mac in held or any(mac in own.macs for own in self._own.values())
+            return mac in held or mac in self._own_macs
 
         chosen = mac_address(self._cluster_id, self._namespace, self._name, one.spec["name"], is_taken)
-        self._own[one.network.uid].macs[chosen] = one.field
+        self._own_macs.add(chosen)
         return chosen
 
     def _addresses(self, one: _Wanted) -> Iterator[str]:
@@ -314,17 +312,15 @@ class _Planner:
 
     def _address(self, one: _Wanted, subnet: Subnet, position: int) -> str:
         version, uid = subnet.version, one.network.uid
-        own = self._own[uid].addresses
-        held = self._claims.addresses(uid, version)
-        mine = {number for family, number in own if family == version}
-        if self._claims.is_exhausted(uid, subnet, len(mine.difference(held))):
+        mine, held = self._own[uid, version], self._claims.addresses(uid, version)
+        if self._claims.is_exhausted(uid, subnet, sum(number not in held for number in mine)):
             raise _Refused(
                 Reason.ADDRESSES_EXHAUSTED,
                 f"{one.field}.networkName: all {subnet.size} IPv{version} addresses of VirtualNetwork "
                 f"{one.network.key.name} ({subnet.cidr}) are held; the machine waits until one is free",
             )
         chosen = subnet.choose(position, held, mine)
-        own[(version, chosen)] = one.field
+        mine[chosen] = one.field
         return text_of(version, chosen)
 
 

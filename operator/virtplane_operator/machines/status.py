@@ -134,15 +134,17 @@ def _what_concerns(machine: Object) -> tuple[object, ...]:
 
 def gives_up_claims(old: Object, new: Object) -> bool:
     """Whether others may have what they wait for, as the machine held more before."""
-    before, after = _claims_of(old), _claims_of(new)
+    before = _claims_of(old)
+    after = _claims_of(new) if before else []
     return any(row not in after for row in before) or _takes_up_a_change(old, new)
 
 
 def _takes_up_a_change(old: Object, new: Object) -> bool:
     """What a placement gave up, and its agent never reported, is held until the agent has heard of that."""
-    had_spoken = bool(old.get("status", {}).get("host"))
+    if not old.get("status", {}).get("host"):
+        return False
     before, after = (agent_has_taken_over(one, placement_of(one)) for one in (old, new))
-    return had_spoken and after and not before
+    return after and not before
 
 
 def _claims_of(machine: Object) -> list[Any]:

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from operator import attrgetter
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any, Literal
 
@@ -42,6 +43,9 @@ class Span:
 
     start: int
     end: int
+
+
+_START = attrgetter("start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class Subnet:
 
     def _blocked_to(self, address: int) -> int | None:
         """The end of the blocked span that the address is in."""
-        index = bisect_right(self.blocked, address, key=lambda span: span.start) - 1
+        index = bisect_right(self.blocked, address, key=_START) - 1
         if index >= 0 and address <= self.blocked[index].end:
             return self.blocked[index].end
         return None

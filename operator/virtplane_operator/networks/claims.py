@@ -10,8 +10,8 @@ Two machines may hold one address when two operators decided around a change of 
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -46,19 +46,28 @@ class Contest:
     others: Holders
 
 
-@dataclass(frozen=True, slots=True)
-class _Machine:
+class _Source(NamedTuple):
+    """What of a machine it follows from what it holds."""
+
+    hypervisor: str
+    agent: str
+    """Whose host's ports it takes; empty while it has no place."""
+    token: int | None
+    placed: Sequence[dict[str, Any]]
+    """Rows of its placement."""
+    reported: Sequence[dict[str, Any]]
+    """Rows of status.interfaces."""
+    host: Mapping[str, Any]
+
+
+class _Machine(NamedTuple):
     """All that one machine holds."""
 
     holder: Holder
-    agent: str
-    """Whose host's ports it takes; empty while it has no place."""
-    hypervisor: str
-    interfaces: list[dict[str, Any]]
+    interfaces: Sequence[dict[str, Any]]
     """Of the placement, behind those that its guest still has to let go of."""
     ports: tuple[HostPort, ...]
-    source: tuple[object, ...]
-    """What all of this follows from."""
+    source: _Source
 
 
 @dataclass(slots=True)
@@ -68,8 +77,9 @@ class _Network:
     addresses: dict[Version, dict[int, Holders]] = field(default_factory=lambda: {4: {}, 6: {}})
     macs: dict[str, Holders] = field(default_factory=dict)
     interfaces: int = 0
-    machines: Counter[Holder] = field(default_factory=Counter)
-    hypervisors: Counter[str] = field(default_factory=Counter)
+    machines: defaultdict[Holder, int] = field(default_factory=lambda: defaultdict(int))
+    hypervisors: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Of each, how many of the interfaces."""
     left: dict[Version, tuple[Subnet, int]] = field(default_factory=dict)
     """By family, of which subnet, how many addresses are left; counted when asked for, forgotten on a change."""
 
@@ -104,7 +114,7 @@ class Claims:
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
-    def interfaces_of(self, uid: str) -> list[dict[str, Any]]:
+    def interfaces_of(self, uid: str) -> Sequence[dict[str, Any]]:
         """What a machine holds, as in status.placement.interfaces; what was written without an answer included."""
         machine = self._machines.get(uid)
         return machine.interfaces if machine is not None else []
@@ -162,12 +172,12 @@ class Claims:
             mac = interface["macAddress"]
             yield from _contest(machine, Reason.MAC_ADDRESS_IN_USE, mac, network.macs[mac])
         for port in machine.ports:
-            holders = self._ports[machine.agent][port]
+            holders = self._ports[machine.source.agent][port]
             yield from _contest(machine, Reason.HOST_PORT_IN_USE, f"host port {port}", holders)
 
     # --- news ---------------------------------------------------------------------------------------------------------
 
-    def observe(self, resource: Resource, _key: Key, old: Object | None, new: Object | None) -> None:
+    def observe(self, resource: Resource, key: Key, old: Object | None, new: Object | None) -> None:
         """A listener for the store."""
         if resource is not VIRTUAL_MACHINES:
             return
@@ -177,18 +187,19 @@ class Claims:
         if new is None:
             return
         uid, placement = uid_of(new), new.get("status", {}).get("placement") or {}
-        known = self._machines.get(uid)
+        holder, known = Holder(uid, key), self._machines.get(uid)
         if uid in self._assumed:
             if placement.get("token", 0) < self._being_written[uid]:
-                self._assumed[uid] = _machine_of(new, placement, self._assumed[uid])
+                self._assumed[uid] = _machine_of(holder, new, placement, self._assumed[uid])
                 return
             del self._assumed[uid]
         elif known is None:
-            if not placement.get("hypervisor") and not placement.get("interfaces"):
+            reported = new["status"].get("interfaces") if placement.get("hypervisor") else None
+            if not placement.get("interfaces") and not reported:
                 return
         elif known.source == _source_of(new, placement):
             return
-        self._replace(uid, _machine_of(new, placement, known))
+        self._replace(uid, _machine_of(holder, new, placement, known))
 
     @contextmanager
     def assumed(self, machine: Object, placement: Mapping[str, Any]) -> Iterator[None]:
@@ -200,7 +211,7 @@ class Claims:
         uid = uid_of(machine)
         self._assumed[uid] = self._machines.get(uid)
         self._being_written[uid] = placement.get("token", 0)
-        self._replace(uid, _machine_of(machine, placement, self._assumed[uid]))
+        self._replace(uid, _machine_of(Holder(uid, key_of(machine)), machine, placement, self._assumed[uid]))
         try:
             yield
         except (ApiUnavailable, asyncio.CancelledError):
@@ -219,11 +230,12 @@ class Claims:
         if machine is not None and (machine.interfaces or machine.ports):
             self._machines[uid] = machine
             self._add(machine)
-        for network_uid in _networks_of(before) - _networks_of(machine):
-            self._on_let_go(network_uid)
+        if before is not None:
+            for network_uid in _networks_of(before) - _networks_of(machine):
+                self._on_let_go(network_uid)
 
     def _add(self, machine: _Machine) -> None:
-        holder = machine.holder
+        holder, hypervisor = machine.holder, machine.source.hypervisor
         alone = (holder,)
         for interface in machine.interfaces:
             network = self._networks.get(interface["networkUID"])
@@ -233,24 +245,24 @@ class Claims:
             network.left.clear()
             network.interfaces += 1
             network.machines[holder] += 1
-            if machine.hypervisor:
-                network.hypervisors[machine.hypervisor] += 1
+            if hypervisor:
+                network.hypervisors[hypervisor] += 1
             self._hold(network.macs, interface["macAddress"], alone)
             for text in interface.get("ipAddresses") or ():
                 version, number = number_of(text)
                 self._hold(network.addresses[version], number, alone)
         for port in machine.ports:
-            self._hold(self._ports.setdefault(machine.agent, {}), port, alone)
+            self._hold(self._ports.setdefault(machine.source.agent, {}), port, alone)
 
     def _drop(self, machine: _Machine) -> None:
-        holder = machine.holder
+        holder, hypervisor = machine.holder, machine.source.hypervisor
         for interface in machine.interfaces:
             network = self._networks[interface["networkUID"]]
             network.left.clear()
             network.interfaces -= 1
             _count_down(network.machines, holder)
-            if machine.hypervisor:
-                _count_down(network.hypervisors, machine.hypervisor)
+            if hypervisor:
+                _count_down(network.hypervisors, hypervisor)
             self._let_go(network.macs, interface["macAddress"], holder)
             for text in interface.get("ipAddresses") or ():
                 version, number = number_of(text)
@@ -259,7 +271,7 @@ class Claims:
                 del self._networks[interface["networkUID"]]
                 self.in_use_revision += 1
         for port in machine.ports:
-            self._let_go(self._ports[machine.agent], port, holder)
+            self._let_go(self._ports[machine.source.agent], port, holder)
 
     def _hold(self, held: dict[Any, Holders], what: Any, alone: Holders) -> None:
         """`alone` is the holder by itself: thousands of claims share a few such tuples."""
@@ -287,49 +299,47 @@ class Claims:
 def ports_of(machine: Object) -> Iterator[tuple[int, HostPort]]:
     """The ports of its host that a machine asks for, with the index of the interface."""
     for index, interface in enumerate(machine["spec"].get("interfaces") or ()):
-        for port in _host_ports(interface):
-            yield index, port
+        for forward in interface.get("portForwards") or ():
+            yield index, _host_port(forward)
 
 
-def _machine_of(machine: Object, placement: Mapping[str, Any], before: _Machine | None) -> _Machine:
-    placed: list[dict[str, Any]] = placement.get("interfaces") or []
+def _machine_of(holder: Holder, machine: Object, placement: Mapping[str, Any], before: _Machine | None) -> _Machine:
+    source = _source_of(machine, placement)
+    left = _left(source, placement, before)
+    forwards = [forward for row in source.placed for forward in row.get("portForwards") or ()]
     return _Machine(
-        holder=Holder(uid_of(machine), key_of(machine)),
-        agent=placement.get("agentName", ""),
-        hypervisor=placement.get("hypervisor", ""),
-        interfaces=[*_left(machine, placement, before), *placed],
-        ports=tuple(port for row in placed for port in _host_ports(row)) if placement.get("hypervisor") else (),
-        source=_source_of(machine, placement),
+        holder=holder,
+        interfaces=[*left, *source.placed] if left else source.placed,
+        ports=tuple(map(_host_port, forwards)) if source.hypervisor else (),
+        source=source,
     )
 
 
-def _left(machine: Object, placement: Mapping[str, Any], before: _Machine | None) -> list[dict[str, Any]]:
+def _left(source: _Source, placement: Mapping[str, Any], before: _Machine | None) -> list[dict[str, Any]]:
     """What the guest may still have of what was given up. An agent that has not heard of that may be plugging it."""
-    _hypervisor, _agent, token, _placed, reported, host = _source_of(machine, placement)
-    if host.get("state") != "Present":
-        reported = []
-    known = before.interfaces if before is not None and before.hypervisor and host.get("token") != token else []
+    reported = source.reported if source.host.get("state") == "Present" else ()
+    is_heard = source.host.get("token") == source.token
+    known = before.interfaces if before is not None and before.source.hypervisor and not is_heard else ()
     left: dict[tuple[str, str], dict[str, Any]] = {}
     for row in left_behind(placement, [*known, *reported]):
         left.setdefault((*key_of_row(row), row["macAddress"], *(row.get("ipAddresses") or ())), dict(row))
     return list(left.values())
 
 
-def _source_of(machine: Object, placement: Mapping[str, Any]) -> tuple[Any, ...]:
+def _source_of(machine: Object, placement: Mapping[str, Any]) -> _Source:
     status = machine.get("status", {})
-    return (
+    return _Source(
         placement.get("hypervisor", ""),
         placement.get("agentName", ""),
         placement.get("token"),
-        placement.get("interfaces") or [],
-        status.get("interfaces") or [],
+        placement.get("interfaces") or (),
+        status.get("interfaces") or (),
         status.get("host") or {},
     )
 
 
-def _host_ports(row: Mapping[str, Any]) -> Iterator[HostPort]:
-    for forward in row.get("portForwards") or ():
-        yield HostPort(forward["hostPort"], forward["protocol"])
+def _host_port(forward: Mapping[str, Any]) -> HostPort:
+    return HostPort(forward["hostPort"], forward["protocol"])
 
 
 def _contest(machine: _Machine, reason: str, what: str, holders: Holders) -> Iterator[Contest]:
@@ -344,7 +354,7 @@ def _networks_of(machine: _Machine | None) -> Counter[str]:
     return Counter(row["networkUID"] for row in machine.interfaces) if machine is not None else Counter()
 
 
-def _count_down(counter: Counter[Any], what: Any) -> None:
-    counter[what] -= 1
-    if not counter[what]:
-        del counter[what]
+def _count_down(counts: dict[Any, int], what: Any) -> None:
+    counts[what] -= 1
+    if not counts[what]:
+        del counts[what]

@@ -9,6 +9,8 @@ from virtplane_operator.placement import Request
 
 def with_networks(request: Request, networks: Sequence[Network]) -> Request:
     """The request of a machine that is on these networks."""
+    if not networks:
+        return request
     return replace(
         request,
         network_modes=frozenset(one.mode for one in networks),

@@ -59,6 +59,8 @@ class Usage:
                 self._drop(uid)
 
     def _count(self, uid: str, hypervisor: str, demand: Demand) -> None:
+        if self._by_machine.get(uid) == (hypervisor, demand):
+            return
         self._drop(uid)
         self._by_machine[uid] = (hypervisor, demand)
         self._add(hypervisor, demand.cores, demand.memory_mib)
