@@ -244,12 +244,15 @@ class Networks:
         """
         network, machines = self.object(key.uid), self._machines_on(key)
         self._neighboured.pop(key, None)
-        in_firewall = network is not None and names_peers(network, machines)
-        if network is not None and machines and (in_firewall or is_overlay(network)):
+        if network is not None and machines and (names_peers(network, machines) or is_overlay(network)):
             self._neighboured[key] = network["metadata"]["namespace"]
         self._neighbours.watch(set(self._neighboured.values()))
         namespace = self._neighboured.get(key)
-        if namespace is not None and not await self._neighbours.ready(namespace) and in_firewall:
+        if namespace is None or await self._neighbours.ready(namespace):
+            return
+        # Asked again: a rule that names machines may have come meanwhile, and what is applied is what is asked for now.
+        network = self.object(key.uid)
+        if network is not None and names_peers(network, self._machines_on(key)):
             message = f"the machines of namespace {namespace}, which a firewall names, could not be listed yet"
             raise Unavailable(message, reason=Reason.NETWORK_NOT_READY)
 
