@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 IpNetwork = IPv4Network | IPv6Network
 MAX_GIVEN = 256
 """How many host networks, and how many ranges, a Hypervisor's status has room for."""
+MAX_NETWORKS = 256
+"""How many VirtualNetworks its status has room for: so many it can have. Each may say why it failed, in 1 KiB."""
 
 
 class VlanRange(NamedTuple):

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     NETWORK_NOT_READY = "NetworkNotReady"
     NETWORK_NOT_ALLOWED = "NetworkNotAllowed"
     NETWORK_IN_USE = "NetworkInUse"
+    TOO_MANY_NETWORKS = "TooManyNetworks"
     NETWORKS_OVERLAP = "NetworksOverlap"
     NETWORK_INVALID = "NetworkInvalid"
     """Its spec contradicts itself where no schema can say so."""

@@ -45,6 +45,8 @@ NO_LAN = "bridge br-lan does not exist on the host: make it"
 ABSENT_LAN = GivenNetwork("br-lan", missing=NO_LAN)
 BRIDGES = {"network_modes": frozenset({"NAT", "Bridge"})}
 
+FULL = frozenset(f"uid-{number}" for number in range(256))
+
 HTTP, HTTPS = HostPort(8080, "TCP"), HostPort(8443, "TCP")
 
 ONE_FITS = [
@@ -84,6 +86,12 @@ ONE_FITS = [
         {"host_networks": frozenset({PHONES}), "routed": frozenset({V4})},
         {"host_networks": None, "routed": None},
     ),
+    ("a host that has room for two more networks", {"networks": frozenset({"lan-uid", "wan-uid"})}, {}),
+    (
+        "a host that has as many networks as it can, of which the machine's are some",
+        {"networks": frozenset({"uid-0", "uid-1"})},
+        {"networks": FULL},
+    ),
     ("more memory than the other has", {"memory_mib": 9000}, {"allocatable_memory_mib": 9000}),
     ("more CPUs than the other has", {"cores": 41}, {"allocatable_cores": 41}),
 ]
@@ -99,6 +107,7 @@ def test_a_machine_goes_where_it_fits(asked: dict[str, Any], has: dict[str, Any]
             GivenNetwork("br-spare", missing="it is not there"),
         ),
         "routed": (V6,),
+        "networks": FULL - {"uid-0", "uid-1"} | {"old-uid"},
     }
     chosen = choose(
         request(**asked), [hypervisor("a-qemu", **others), hypervisor("b-qemu", **has), hypervisor("c-qemu", **others)]
@@ -201,6 +210,12 @@ NOTHING_FITS = [
             "0 of 1 hypervisor fits: 1 gives no bridge br-lan to networks: h0-qemu (start its agent with "
             "--allow-bridge br-lan)"
         ),
+    ),
+    (
+        "one network more than hosts can have",
+        {"networks": frozenset({"lan-uid"})},
+        [{"networks": FULL}] * 2,
+        "0 of 2 hypervisors fit: 2 have as many networks as each can have (256): h0-qemu, h1-qemu",
     ),
     (
         "a bridge and a VLAN, of which each of many hosts gives one or none",

@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 LIST_TIMEOUT_S = 10.0
 
-Rows = frozenset[tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]]
-"""UID of a network, the addresses that a machine has in it, and the machine's labels."""
+Rows = frozenset[tuple[str, str, tuple[str, ...], tuple[tuple[str, str], ...]]]
+"""UID of a network, the MAC and the IP addresses that a machine has in it, and the machine's labels."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class _Watch:
 
 
 class Neighbours:
-    """Calls `on_change(network_uid)` when a machine there got or lost a name, a label or an address on that network."""
+    """Calls `on_change(network_uid)` when a machine there got or lost a name, a label, a MAC or an IP address there."""
 
     def __init__(self, client: KubeClient, on_change: Callable[[str], None]) -> None:
         self._client = client
@@ -131,5 +131,6 @@ def rows_of(machine: Object) -> Rows:
         return frozenset()
     labels = tuple(sorted((machine["metadata"].get("labels") or {}).items()))
     return frozenset(
-        (placed["networkUID"], tuple(placed.get("ipAddresses") or ()), labels) for placed in placed_interfaces(machine)
+        (placed["networkUID"], placed["macAddress"], tuple(placed.get("ipAddresses") or ()), labels)
+        for placed in placed_interfaces(machine)
     )

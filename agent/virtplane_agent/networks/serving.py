@@ -23,6 +23,7 @@ from virtplane_agent.networks.firewalls import names_peers, with_firewalls
 from virtplane_agent.networks.neighbours import Neighbours
 from virtplane_agent.networks.turns import Turns
 from virtplane_agent.placed import Placed
+from virtplane_api.host_networks import MAX_NETWORKS
 from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.informer import Informer
 from virtplane_api.kube.resources import Key, Object, uid_of
@@ -35,8 +36,6 @@ from virtplane_drivers.network.contract import IpAddress, Network, NetworkState,
 APPLY_AGAIN_S = 300.0
 """A driver's events are hints: what somebody else changed is repaired this often without any."""
 _MAX_MESSAGE_CHARS = 1024
-_MAX_REPORTS = 256
-
 
 Addresses = Mapping[tuple[str, str], tuple[IpAddress, ...]]
 """By machine and interface."""
@@ -224,6 +223,8 @@ class Networks:
 
     async def _pass(self, key: NetworkKey) -> None:
         driver = self._endpoints.networks[key.driver]
+        if self._machines_on(key):
+            self._take_room(key)
         try:
             await self._know_neighbours(key)
             network = self.value(key)
@@ -236,6 +237,25 @@ class Networks:
             raise
         self._saw(key, await driver.observe(key.uid))
 
+    def _take_room(self, key: NetworkKey) -> None:
+        """Of a network that is new here: others that come at once see it before it is there.
+
+        Raises:
+            Unavailable: a hypervisor could not report it, and so it could go too early (TooManyNetworks).
+        """
+        if key in self._found:
+            return
+        for endpoint in self._endpoints.hypervisors.values():
+            drivers = set(endpoint.network_modes.values())
+            if key.driver in drivers and sum(one.driver in drivers for one in self._found) >= MAX_NETWORKS:
+                raise Unavailable(
+                    f"{endpoint.name} has {MAX_NETWORKS} networks, as many as a hypervisor can have: it comes when "
+                    "another one has no machines there",
+                    reason=Reason.TOO_MANY_NETWORKS,
+                    retry_after_s=30.0,
+                )
+        self._found.add(key)
+
     async def _know_neighbours(self, key: NetworkKey) -> None:
         """Before names of others are told, or rules name them: a new agent takes nothing back for a moment.
 
@@ -244,12 +264,15 @@ class Networks:
         """
         network, machines = self.object(key.uid), self._machines_on(key)
         self._neighboured.pop(key, None)
-        in_firewall = network is not None and names_peers(network, machines)
-        if network is not None and machines and (in_firewall or is_overlay(network)):
+        if network is not None and machines and (names_peers(network, machines) or is_overlay(network)):
             self._neighboured[key] = network["metadata"]["namespace"]
         self._neighbours.watch(set(self._neighboured.values()))
         namespace = self._neighboured.get(key)
-        if namespace is not None and not await self._neighbours.ready(namespace) and in_firewall:
+        if namespace is None or await self._neighbours.ready(namespace):
+            return
+        # Asked again: a rule that names machines may have come meanwhile, and what is applied is what is asked for now.
+        network = self.object(key.uid)
+        if network is not None and names_peers(network, self._machines_on(key)):
             message = f"the machines of namespace {namespace}, which a firewall names, could not be listed yet"
             raise Unavailable(message, reason=Reason.NETWORK_NOT_READY)
 
@@ -285,7 +308,7 @@ class Networks:
         drivers, before = set(endpoint.network_modes.values()), {row["uid"]: row for row in told}
         keys = [key for key in sorted(self._found) if key.driver in drivers]
         rows = [_report(key.uid, self._seen[key]) if key in self._seen else before.get(key.uid) for key in keys]
-        return [row for row in rows if row is not None][:_MAX_REPORTS]
+        return [row for row in rows if row is not None][:MAX_NETWORKS]
 
     def states(self) -> Counter[tuple[str, NetworkState]]:
         """How many networks are on this host, by driver and by what was seen of them after their last pass."""

@@ -16,7 +16,7 @@ from virtplane_api.crdgen import (
     Quantity,
     StructuralModel,
 )
-from virtplane_api.host_networks import MAX_GIVEN
+from virtplane_api.host_networks import MAX_GIVEN, MAX_NETWORKS
 from virtplane_api.models.common import (
     Conditions,
     DnsLabel,
@@ -216,9 +216,9 @@ class HypervisorStatus(StructuralModel):
         ),
         examples=[["10.22.0.0/16", "fd00:22::/48"]],
     )
-    networks: Annotated[list[NetworkReport], ListMap("uid"), Field(max_length=256)] | None = Field(
+    networks: Annotated[list[NetworkReport], ListMap("uid"), Field(max_length=MAX_NETWORKS)] | None = Field(
         default=None,
-        description="The VirtualNetworks that it has now.",
+        description="The VirtualNetworks that it has now. It can have no more than fit here.",
         examples=[[{"uid": "0f5cbe2a-4f63-4b2e-8a3e-0c5d4f9f1a11", "state": "Ready"}]],
     )
     orphans: Annotated[list[Orphan], ListMap("uid"), Field(max_length=1024)] | None = Field(

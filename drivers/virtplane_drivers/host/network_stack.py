@@ -125,7 +125,7 @@ class NetworkStack:
 
     def links(self) -> dict[str, Link]:
         """All, by name."""
-        links = [_link(message) for message in self._netlink.get_links()]
+        links = [_link(message) for message in self._all_of("links", "get_links")]
         return {link.name: link for link in links}
 
     def link(self, name: str) -> Link | None:
@@ -140,12 +140,12 @@ class NetworkStack:
     def addresses(self, link: int | None = None) -> list[Address]:
         """Of one link, or of all."""
         filters = {} if link is None else {"index": link}
-        return [_address(message) for message in self._netlink.get_addr(**filters)]
+        return [_address(message) for message in self._all_of("addresses", "get_addr", **filters)]
 
     def port_vlans(self, port: Link) -> dict[int, int]:
         """The VLANs that a port of a bridge is in, with their flags (linux/if_bridge.h, BRIDGE_VLAN_INFO_*)."""
         found: dict[int, int] = {}
-        for message in self._netlink.get_vlans(index=port.index):
+        for message in self._all_of(f"vlans of {port.name}", "get_vlans", index=port.index):
             spec = message.get_attr("IFLA_AF_SPEC")
             for info in spec.get_attrs("IFLA_BRIDGE_VLAN_INFO") if spec else ():
                 found[info["vid"]] = info["flags"]
@@ -156,7 +156,7 @@ class NetworkStack:
         return [
             route
             # The type is looked at by the kernel already: for each address it has two to four routes of its own.
-            for message in self._netlink.route("dump", family=_EVERY_FAMILY, type=_UNICAST)
+            for message in self._all_of("routes", "route", "dump", family=_EVERY_FAMILY, type=_UNICAST)
             if message["type"] == _UNICAST and message.get_attr("RTA_TABLE") != LOCAL_TABLE
             for route in _routes(message)
         ]
@@ -226,7 +226,7 @@ class NetworkStack:
 
     def bucket(self, link: Link) -> Bucket | None:
         """What limits that which the link sends."""
-        for message in self._netlink.get_qdiscs(index=link.index):
+        for message in self._all_of(f"limits of {link.name}", "get_qdiscs", index=link.index):
             if message["index"] == link.index and message.get_attr("TCA_KIND") == _TBF:
                 parameters = message.get_nested("TCA_OPTIONS", "TCA_TBF_PARMS")
                 return Bucket(parameters["rate"], 0, parameters["limit"])
@@ -250,12 +250,12 @@ class NetworkStack:
         """All that the link receives is sent by another one first. Of one that is redirected nothing is done."""
         kinds = [
             message.get_attr("TCA_KIND")
-            for message in self._netlink.get_qdiscs(index=link.index)
+            for message in self._all_of(f"limits of {link.name}", "get_qdiscs", index=link.index)
             if message["index"] == link.index
         ]
         if "ingress" not in kinds:
             self._change("redirect", link.name, "tc", "add", kind="ingress", index=link.index, handle=_INGRESS)
-        if not list(self._netlink.get_filters(index=link.index, parent=_INGRESS)):
+        if not self._all_of(f"filters of {link.name}", "get_filters", index=link.index, parent=_INGRESS):
             action = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": to.index}
             match = {"kind": "u32", "keys": ["0x0/0x0+0"], "target": 0x10001, "action": action}
             where = {"index": link.index, "parent": _INGRESS, "prio": 1, "protocol": _EVERY_PROTOCOL}
@@ -297,6 +297,15 @@ class NetworkStack:
 
     def _write_sysctl(self, path: Path, value: str) -> None:
         path.write_text(value)
+
+    def _all_of(self, what: str, question: str, /, *arguments: object, **filters: object) -> list[Any]:
+        """The one way to have things listed. To its end: the kernel may break off in the middle."""
+        from pyroute2 import NetlinkError  # noqa: PLC0415
+
+        try:
+            return list(getattr(self._netlink, question)(*arguments, **filters))
+        except NetlinkError as error:
+            raise OSError(error.code, f"list {what}: {os.strerror(error.code)}") from error
 
     def _one_link(self, **key: object) -> Link | None:
         from pyroute2 import NetlinkError  # noqa: PLC0415

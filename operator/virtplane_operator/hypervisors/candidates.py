@@ -10,6 +10,7 @@ from virtplane_api.models.hypervisor import DEFAULT_CPU_ALLOCATION_RATIO, PoolSt
 from virtplane_api.quantity import quantity_mib
 from virtplane_operator.networks.claims import Claims
 from virtplane_operator.networks.overlays import mtu_by
+from virtplane_operator.networks.summary import is_full
 from virtplane_operator.placement import Candidate
 from virtplane_operator.world import AgentHealth, Store, Usage
 from virtplane_operator.world.store import version_of
@@ -77,6 +78,7 @@ def _candidate(hypervisor: Object) -> Candidate:
         missing_capabilities={one["name"]: one["message"] for one in status.get("missingCapabilities") or ()},
         host_networks=host_networks_of(status),
         routed=routed_of(status),
+        networks=frozenset(report["uid"] for report in status.get("networks") or ()),
     )
 
 
@@ -86,7 +88,7 @@ def networks_facts_of(hypervisor: Object | None) -> tuple[object, ...]:
         return ()
     status = hypervisor["status"]
     said = (status.get(field) for field in ("networkModes", "missingCapabilities", "hostNetworks", "routedCIDRs"))
-    return mtu_by(hypervisor), *said
+    return mtu_by(hypervisor), is_full(hypervisor), *said
 
 
 def _may_have_networks(hypervisor: Object) -> bool:

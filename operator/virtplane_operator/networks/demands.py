@@ -13,6 +13,7 @@ def with_networks(request: Request, networks: Sequence[Network]) -> Request:
         return request
     return replace(
         request,
+        networks=frozenset(one.uid for one in networks),
         network_modes=frozenset(one.mode for one in networks),
         network_capabilities=request.network_capabilities.union(*(one.capabilities for one in networks)),
         host_networks=frozenset(one.host_network for one in networks if one.host_network is not None),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from virtplane_api.host_networks import MAX_NETWORKS
 from virtplane_api.kube.conditions import Condition, conditions_of, find, merged
 from virtplane_api.kube.resources import Object
 from virtplane_api.models.hypervisor import NetworkState
@@ -45,6 +46,9 @@ def row_of(name: str, hypervisor: Object | None, network_uid: str, *, agent_is_s
     if agent_is_silent:
         return Row(name, UNKNOWN, Reason.AGENT_SILENT, f"agent {hypervisor['spec']['agentName']} is silent")
     report = report_of(hypervisor, network_uid)
+    if report is None and is_full(hypervisor):
+        message = f"it has {MAX_NETWORKS} networks, as many as a hypervisor can have, and this one is none of them"
+        return Row(name, NetworkState.FAILED, Reason.TOO_MANY_NETWORKS, message)
     if report is None:
         return Row(name, UNKNOWN, Reason.NETWORK_NOT_READY, "it has not said yet whether it has the network")
     if report["state"] == NetworkState.READY:
@@ -55,8 +59,16 @@ def row_of(name: str, hypervisor: Object | None, network_uid: str, *, agent_is_s
 
 def report_of(hypervisor: Object, network_uid: str) -> Mapping[str, Any] | None:
     """What the Hypervisor reports of the network, if anything."""
-    reports = hypervisor.get("status", {}).get("networks") or []
-    return next((report for report in reports if report["uid"] == network_uid), None)
+    return next((report for report in _reports(hypervisor) if report["uid"] == network_uid), None)
+
+
+def is_full(hypervisor: Object) -> bool:
+    """Whether it takes no network that it has not got."""
+    return len(_reports(hypervisor)) >= MAX_NETWORKS
+
+
+def _reports(hypervisor: Object) -> Sequence[Mapping[str, Any]]:
+    return hypervisor.get("status", {}).get("networks") or []
 
 
 def network_status(

@@ -6,7 +6,7 @@ A Hypervisor is counted under the first that applies, so that the sums in a mess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from virtplane_api.host_networks import gives, routes, why_missing
+from virtplane_api.host_networks import MAX_NETWORKS, gives, routes, why_missing
 from virtplane_api.quantity import format_bytes, format_coarse
 from virtplane_operator.placement.values import Candidate, Request
 
@@ -101,6 +101,15 @@ def _says_routed(request: Request, refused: Sequence[Candidate]) -> str:
     return f"{len(refused)} {route} no {no} for networks: {_named(refused)} ({_start(refused)} with {flags})"
 
 
+def _has_room(request: Request, candidate: Candidate) -> bool:
+    return len(request.networks | candidate.networks) <= MAX_NETWORKS
+
+
+def _says_room(_request: Request, refused: Sequence[Candidate]) -> str:
+    has, one = ("has", "it") if len(refused) == 1 else ("have", "each")
+    return f"{len(refused)} {has} as many networks as {one} can have ({MAX_NETWORKS}): {_named(refused)}"
+
+
 def _named(refused: Sequence[Candidate]) -> str:
     names = sorted(candidate.name for candidate in refused)
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
@@ -178,6 +187,7 @@ FILTERS: tuple[Filter, ...] = (
     ),
     Filter("storage", _has_storage, _says_storage),
     *OF_NETWORKS,
+    Filter("room for networks", _has_room, _says_room),
     Filter(
         "host ports",
         lambda request, candidate: not request.host_ports or request.host_ports.isdisjoint(candidate.host_ports),

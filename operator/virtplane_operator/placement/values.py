@@ -40,6 +40,8 @@ class Request:
     hypervisor_name: str = ""
     match_labels: Mapping[str, str] = field(default_factory=dict)
     storage: tuple[StorageNeed, ...] = ()
+    networks: frozenset[str] = frozenset()
+    """UIDs."""
     network_modes: frozenset[str] = frozenset()
     network_capabilities: frozenset[str] = frozenset()
     """What its networks ask for beyond their modes."""
@@ -70,6 +72,8 @@ class Candidate:
     used_memory_mib: int = 0
     pool_types: frozenset[str] = frozenset()
     ready_pool_uids: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+    """UIDs of those that it has."""
     network_modes: frozenset[str] = frozenset()
     tunnel_mtu: int = 0
     """What its tunnels take."""

@@ -17,6 +17,7 @@ from virtplane_api.kube.client import KubeClient
 from virtplane_api.kube.resources import VIRTUAL_MACHINES, Object
 
 _MERGE = "application/merge-patch+json"
+MAC = "52:54:00:00:00:01"
 
 # --- what is kept of a machine ---
 
@@ -27,7 +28,7 @@ def test_of_a_machine_its_name_its_labels_and_its_addresses_are_kept_and_no_more
     kept = as_neighbour(machine)
     assert kept["metadata"].keys() == {"name", "namespace", "uid", "resourceVersion", "labels"}
     assert kept.keys() == {"metadata", "status"}
-    assert rows_of(kept) == rows_of(machine) == {("wide-uid", ("10.20.0.9", "fd00::9"), ())}
+    assert rows_of(kept) == rows_of(machine) == {("wide-uid", MAC, ("10.20.0.9", "fd00::9"), ())}
 
 
 def test_a_machine_of_which_nothing_is_left_is_nobody_s_neighbour() -> None:

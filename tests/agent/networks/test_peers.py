@@ -1,7 +1,7 @@
 """Peers of firewalls: watched while a rule here names machines, and not longer."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,12 +31,15 @@ class WatchableClient(InMemoryClient):
         self.watching: list[str] = []
         """Those of now."""
         self.is_silent = False
+        self.asked: Callable[[], object] = lambda: None
+        """Called when it is asked for a list."""
         self.events: asyncio.Queue[Object] = asyncio.Queue()
 
     async def list_all(
         self, resource: Resource, namespace: str = "", *, field_selector: str = "", label_selector: str = ""
     ) -> tuple[list[Object], str]:
         self.listed.append(namespace)
+        self.asked()
         if self.is_silent:
             raise ApiUnavailable("no answer", status=503)
         found = [
@@ -72,9 +75,9 @@ async def agent(client: WatchableClient, clock: Clock) -> AsyncIterator[AgentInM
         await agent.networks.stop()
 
 
-def elsewhere(number: int, *, role: str = "front", version: str = "7") -> Object:
+def elsewhere(number: int, *, role: str = "front", version: str = "7", mac: str = "") -> Object:
     """A machine of another agent's."""
-    placed = placed_interface("eth0", LAN, f"10.20.0.{number}", mac=f"52:54:00:00:00:0{number}")
+    placed = placed_interface("eth0", LAN, f"10.20.0.{number}", mac=mac or f"52:54:00:00:00:0{number}")
     made = vm(f"web-{number}", uid=f"vm-{number}", agent="host-b", interfaces=[placed])
     return made | {"metadata": made["metadata"] | {"labels": {"role": role}, "resourceVersion": version}}
 
@@ -123,6 +126,22 @@ async def test_a_label_that_changes_is_a_reason_to_look_again_and_another_change
     assert agent.enqueued_networks[before:] == [KEY] * 3
 
 
+async def test_a_peer_whose_mac_changes_under_its_address_is_a_reason_to_look_again(
+    agent: AgentInMemory, client: WatchableClient
+) -> None:
+    client.put(VIRTUAL_MACHINES, elsewhere(2))
+    denies = network(firewall={"rules": [RULE | {"action": "Deny"}]})
+    agent.given_network(denies)
+    agent.given(vm(power_state="Stopped", interfaces=[placed_interface("eth0", LAN, "10.20.0.9")]))
+    await agent.networks.reconcile(KEY)
+    before = len(agent.enqueued_networks)
+    await tells(client, elsewhere(2, version="8", mac="52:54:00:00:00:22"))
+    assert agent.enqueued_networks[before:] == [KEY]
+    value = agent.networks.value(KEY)
+    assert value is not None
+    assert [group.macs for group in value.groups] == [("52:54:00:00:00:22",)]
+
+
 async def test_nothing_is_watched_for_firewalls_that_name_no_machines_nor_any_more_when_they_stop(
     agent: AgentInMemory, client: WatchableClient
 ) -> None:
@@ -151,6 +170,24 @@ async def test_a_firewall_whose_peers_cannot_be_listed_is_not_in_force_without_t
     agent.given_network(LAN)
     agent.given(vm(power_state="Stopped", interfaces=[placed_interface("eth0", LAN, "10.20.0.9")]))
     outcome = await agent.networks.reconcile(KEY)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason == "NetworkNotReady"
+    assert await agent.fake_networks.inventory() == ()
+
+
+async def test_a_rule_that_comes_while_peers_are_waited_for_is_not_in_force_without_them(
+    agent: AgentInMemory, client: WatchableClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "LIST_TIMEOUT_S", 0.2)
+    client.is_silent = True
+    # Whose names of others are waited for, though it goes without them.
+    wide = network(mode="Overlay") | {"status": {"vni": 5000, "mtu": 1450}}
+    denies = wide | {"spec": wide["spec"] | {"firewall": {"rules": [RULE | {"action": "Deny"}]}}}
+    client.asked = lambda: agent.given_network(denies)
+    agent.given_network(wide)
+    agent.given(vm(power_state="Stopped", interfaces=[placed_interface("eth0", wide, "10.20.0.9")]))
+    outcome = await agent.networks.reconcile(KEY)
+    assert client.listed
     assert isinstance(outcome, Failed)
     assert outcome.reason == "NetworkNotReady"
     assert await agent.fake_networks.inventory() == ()

@@ -18,6 +18,14 @@ def of(*, spoken: bool = True, leaves: bool = False, **status: object) -> Object
     return one
 
 
+def test_a_candidate_has_the_networks_that_it_reports() -> None:
+    store = Store()
+    store.put(HYPERVISORS, of(networks=[{"uid": "lan-uid", "state": "Failed"}]))
+    health = AgentHealth(InMemoryClient(), SYSTEM_NAMESPACE, lambda _agent: None)
+    (found,) = Candidates(store, Usage(), Claims(), health).all()
+    assert found.networks == {"lan-uid"}
+
+
 @pytest.mark.parametrize(
     ("one", "counts"), [(of(), True), (of(spoken=False), False), (of(leaves=True), False)], ids=["stays", "new", "goes"]
 )
@@ -38,6 +46,7 @@ def test_networks_count_on_who_has_spoken_and_stays(one: Object, *, counts: bool
         {"missingCapabilities": [{"name": "NetworkVLAN", "message": "none is given"}]},
         {"hostNetworks": []},
         {"routedCIDRs": []},
+        {"networks": [{"uid": f"uid-{number}", "state": "Ready"} for number in range(256)]},
         {"underlay": {"address": "192.0.2.1", "mtu": 1500}, "networkModes": ["Overlay"]},
     ],
 )

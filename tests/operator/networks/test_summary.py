@@ -111,10 +111,16 @@ def report(**more: Any) -> dict[str, Any]:
 
 
 BLOCKED = {"state": "Failed", "reason": "ForwardingBlocked", "message": "chain FORWARD drops its packets"}
+FULL = "it has 256 networks, as many as a hypervisor can have, and this one is none of them"
+OTHERS = [report(uid=f"uid-{number}") for number in range(256)]
 ROWS: list[tuple[str, list[dict[str, Any]], bool, Row]] = [
     ("it has it", [report()], False, A),
     ("another network's report", [report(uid="wan-uid")], False, NEW),
     ("no report", [], False, NEW),
+    ("no report and no room for one", OTHERS, False,
+     Row("host-a-qemu", "Failed", "TooManyNetworks", FULL)),
+    ("it is one of as many as can be", [*OTHERS[1:], report()], False, A),
+    ("room for one more", OTHERS[1:], False, NEW),
     ("failed", [report(**BLOCKED)], False,
      Row("host-a-qemu", "Failed", "ForwardingBlocked", "chain FORWARD drops its packets")),
     ("failed without a word", [report(state="Failed")], False, Row("host-a-qemu", "Failed", "NetworkError")),

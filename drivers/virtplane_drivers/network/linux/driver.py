@@ -5,8 +5,8 @@ somebody flushes the host's, a dnsmasq, and by its mode a veth to the host with 
 """
 
 import asyncio
-import contextlib
 import hashlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
@@ -60,6 +60,8 @@ from virtplane_drivers.network.linux.uplinks import Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
 from virtplane_drivers.network.linux.vlans import Vlans
 from virtplane_drivers.network.overlay import Overlay
+
+_log = logging.getLogger(__name__)
 
 CHECK_EVERY_S = 10.0
 """Nothing tells of a flushed rule set of the host."""
@@ -376,15 +378,18 @@ class LinuxNetworks(NetworkDriver):
         while True:
             await asyncio.sleep(self._check_every_s)
             # Each by itself: what one network has lost is no reason to leave the others alone.
-            await _if_it_can(self._repair_host_rules())
+            await _told("the host's rules", self._repair_host_rules())
             for applied in [one for one in self._applied.values() if one.network.overlay is not None]:
-                await _if_it_can(self._announce(applied.network))
+                await _told(f"guests of network {applied.network.uid}", self._announce(applied.network))
             if self._applied:
-                await _if_it_can(self._look_at_host())
-            await _if_it_can(self._look_at_bridges())
+                await _told("addresses of the host", self._look_at_host())
+            await _told("bridges of the host", self._look_at_bridges())
             for uid, applied in list(self._applied.items()):
-                if await self._seen.has_news(namespace_path(self._runtime_folder, uid), applied.network):
-                    self._hints.add(uid)
+                await _told(f"seen addresses of network {uid}", self._look_at_addresses(applied.network))
+
+    async def _look_at_addresses(self, network: Network) -> None:
+        if await self._seen.has_news(namespace_path(self._runtime_folder, network.uid), network):
+            self._hints.add(network.uid)
 
     async def _look_at_bridges(self) -> None:
         """Against what is there, not against the look before: who applied a network in between saw another host."""
@@ -407,9 +412,14 @@ class LinuxNetworks(NetworkDriver):
             await self._apply_host_rules()
 
 
-async def _if_it_can(work: Coroutine[Any, Any, None]) -> None:
-    with contextlib.suppress(OSError, Unavailable):
-        await work
+async def _told(what: str, step: Coroutine[Any, Any, None]) -> None:
+    """Its failure is in the log, and whoever comes after it goes on."""
+    try:
+        await step
+    except (OSError, Unavailable) as error:
+        _log.warning("%s: %s", what, error)
+    except Exception:  # noqa: BLE001  # the next step, and the next round, are for other networks too
+        _log.exception("%s: taking care of them failed", what)
 
 
 def addresses_of(network: Network) -> dict[IpAddress, tuple[str, str]]:

@@ -38,8 +38,8 @@ from virtplane_drivers.network.linux.rules.spoofing import certain_addresses
 
 _PASSES, _BRIDGED = 1, 2
 """Bits of the mark of a packet, within its router namespace."""
-SERVICES_UDP, SERVICES_TCP = (53, 67, 69, 547), (53,)
-"""Of the router, for everybody: names, addresses, files to boot from."""
+SERVICES_UDP, SERVICES_TCP = (53, 67, 547), (53,)
+"""Of the router, for everybody: names and addresses."""
 _TO_SERVERS_IPV4, _TO_SERVERS_IPV6 = "255.255.255.255", "ff02::1:2"
 _VERDICTS = {FirewallAction.ALLOW: "accept", FirewallAction.DENY: "drop"}
 _FAMILIES = ((4, "ip"), (6, "ip6"))

@@ -106,7 +106,7 @@ def _chains(network: Network, transit: Transit | None) -> Iterator[Chain]:
 
 
 def _input(transit: Transit | None) -> Iterator[str]:
-    """What the router serves: names, addresses, files to boot from, and its neighbours."""
+    """What the router serves: names, addresses, and its neighbours."""
     yield 'iifname "lo" accept'
     yield "ct state established,related accept"
     yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
@@ -116,7 +116,7 @@ def _input(transit: Transit | None) -> Iterator[str]:
         yield f"{_FROM_HOST} ip saddr {transit.host_ipv4} icmp type echo-request accept"
         yield f"{_FROM_HOST} ip6 saddr {transit.host_ipv6} icmpv6 type echo-request accept"
     yield f"{_FROM_GUESTS} meta l4proto {{ tcp, udp }} th dport 53 accept"
-    yield f"{_FROM_GUESTS} udp dport {{ 67, 69, 547 }} accept"
+    yield f"{_FROM_GUESTS} udp dport {{ 67, 547 }} accept"
     yield f"{_FROM_GUESTS} meta l4proto {{ icmp, icmpv6 }} accept"
 
 
