@@ -218,6 +218,7 @@ class Claims:
             self._assumed.pop(uid, None)
             raise
         finally:
+            self._being_written.pop(uid, None)
             if uid in self._assumed:
                 self._replace(uid, self._assumed.pop(uid))
 
