@@ -229,6 +229,25 @@ def test_a_machine_goes_to_a_host_that_has_the_bridge_once_one_has_it(cluster: C
     assert cluster.get("vpvm", "web")["status"]["placement"]["hypervisor"] == cluster.host.name
 
 
+def test_a_hypervisor_with_as_many_networks_as_it_can_have_gets_machines_of_no_other_one(cluster: Cluster) -> None:
+    cluster.apply(cluster.network(), cluster.network("dmz", "10.23.0.0/24"), cluster.vm("web", LAN))
+    cluster.wait_placed("web")
+    # Others came first: its agent makes no room for a network that it cannot report.
+    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(256)]
+    cluster.host.serves(*others)
+    full = "it has 256 networks, as many as a hypervisor can have, and this one is none of them"
+    assert full in cluster.wait_reason("vpnet", "lan", "TooManyNetworks")
+    cluster.apply(cluster.vm("mail", {"name": "a", "networkName": "dmz"}))
+    said = f"1 has as many networks as it can have (256): {cluster.host.name}"
+    assert said in cluster.wait_reason("vpvm", "mail", "NoHypervisorFits")
+    cluster.host.serves(cluster.uid("lan"), *others[1:])
+    cluster.wait_reason("vpnet", "lan", "Served")
+    cluster.apply(cluster.vm("web2", LAN))
+    cluster.wait_placed("web2")
+    cluster.host.serves(cluster.uid("lan"), *others[2:])
+    cluster.wait_placed("mail")
+
+
 def test_a_network_stays_until_its_last_machine_and_its_last_host_have_left_it(cluster: Cluster) -> None:
     cluster.apply(cluster.network(), cluster.vm("web", LAN))
     cluster.wait_placed("web")

@@ -39,6 +39,6 @@ def test_a_list_that_the_kernel_breaks_off_is_an_error_of_the_host_and_no_fault_
 ) -> None:
     stack = NetworkStack()
     stack._netlink = _Interrupted()
-    with pytest.raises(OSError, match="^\\[Errno 4\\] list ") as refused:
+    with pytest.raises(OSError, match=r"^\[Errno 4\] list ") as refused:
         question(stack)
     assert refused.value.errno == errno.EINTR
