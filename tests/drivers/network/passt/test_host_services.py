@@ -93,6 +93,14 @@ def test_nor_by_an_address_that_somebody_leads_to_the_host(host: UserHost, guest
     assert not guest.asks("192.0.2.77", PORT)
 
 
+def test_nor_what_an_address_of_the_host_leads_to(host: UserHost, guest: Guest) -> None:
+    led = "add table ip nat\nadd chain ip nat led { type nat hook output priority -100; }\n"
+    rule = f"add rule ip nat led ip daddr {HOST_IPV4} tcp dport 8080 dnat to {OUTSIDE_IPV4}:{PORT}\n"
+    host.host.machine.run("nft", "-f", "-", stdin=led + rule)
+    assert reaches(host.host.machine, HOST_IPV4, 8080)
+    assert not guest.opens(HOST_IPV4, 8080)
+
+
 def test_nor_by_what_is_sent_to_all_hosts_of_a_link(host: UserHost, guest: Guest) -> None:
     with closing(host.host.machine.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))) as listening:
         listening.bind(("", 5353))
