@@ -85,6 +85,16 @@ def test_a_guest_does_not_reach_the_hosts_own_services(guest: Guest, address: st
         assert not guest.asks(address, at)
 
 
+def test_nor_by_link_local_addresses(host: UserHost, guest: Guest) -> None:
+    found = [one["local"] for link in host.host.machine.ip("address", "show") for one in link["addr_info"]]
+    (own,) = [address for address in found if ip_address(address).is_link_local]
+    eventually(lambda: "tentative" not in host.host.machine.run("ip", "address", "show", "dev", "eth0"))
+    guest.addresses = (GUEST, "fe80::5054:ff:fe00:1")
+    assert not guest.opens(own, PORT)
+    assert not guest.asks(own, PORT)
+    assert not guest.asks("ff02::1", PORT)
+
+
 def test_nor_by_an_address_that_somebody_leads_to_the_host(host: UserHost, guest: Guest) -> None:
     led = "add table ip nat\nadd chain ip nat led { type nat hook output priority -100; }\n"
     host.host.machine.run("nft", "-f", "-", stdin=f"{led}add rule ip nat led ip daddr 192.0.2.77 dnat to {HOST_IPV4}\n")
@@ -96,9 +106,18 @@ def test_nor_by_an_address_that_somebody_leads_to_the_host(host: UserHost, guest
 def test_nor_what_an_address_of_the_host_leads_to(host: UserHost, guest: Guest) -> None:
     led = "add table ip nat\nadd chain ip nat led { type nat hook output priority -100; }\n"
     rule = f"add rule ip nat led ip daddr {HOST_IPV4} tcp dport 8080 dnat to {OUTSIDE_IPV4}:{PORT}\n"
-    host.host.machine.run("nft", "-f", "-", stdin=led + rule)
-    assert reaches(host.host.machine, HOST_IPV4, 8080)
-    assert not guest.opens(HOST_IPV4, 8080)
+    machine = host.host.machine
+    machine.run("nft", "-f", "-", stdin=led + rule)
+    # By a program in its place: this passt does not get there without rules either.
+    (passt,) = host.pids()
+    user = Path(f"/proc/{passt}").stat().st_uid
+
+    def connects(user: int) -> bool:
+        connect = f"timeout 1 bash -c '< /dev/tcp/{HOST_IPV4}/8080' && echo connected || echo not"
+        return machine.run("setpriv", f"--reuid={user}", "--clear-groups", "sh", "-c", connect) == "connected\n"
+
+    assert connects(user - 1_000_000_000)
+    assert not connects(user)
 
 
 def test_nor_by_what_is_sent_to_all_hosts_of_a_link(host: UserHost, guest: Guest) -> None:
