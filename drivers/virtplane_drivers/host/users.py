@@ -10,13 +10,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtplane_drivers.host.capabilities import CAP_SETGID, CAP_SETUID, has_capabilities
+
 FIRST_UID = 1_900_000_000
 """Of the numbers that systemd's table of users and groups (UIDS-GIDS) leaves unused."""
 UIDS = 100_000_000
 _MAX_STEPS = 64
 
 _KVM = Path("/dev/kvm")
-_SETGID_SETUID = 1 << 6 | 1 << 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Users:
     missing: str = ""
     """Why they have none of their own."""
     first: int = FIRST_UID
+
+    @property
+    def last(self) -> int:
+        """The highest number that any of them may have."""
+        return self.first + UIDS + _MAX_STEPS - 1
 
     def choose(self, machine_uid: str, taken: Collection[int]) -> int | None:
         """The machine's number, none of `taken`; None where machines have no users of their own."""
@@ -48,7 +54,7 @@ def find_users(first: int = FIRST_UID, who: str = "guests") -> Users:
 
     `who` runs as them, in the plural, for people.
     """
-    if not _may_change_users():
+    if not has_capabilities(CAP_SETGID, CAP_SETUID):
         return Users(are_own=False, missing=f"{who} run as the agent's own user: start the agent as root")
     for line in Path("/proc/self/uid_map").read_text().splitlines():
         mapped, _outside, length = (int(word) for word in line.split())
@@ -56,13 +62,6 @@ def find_users(first: int = FIRST_UID, who: str = "guests") -> Users:
             return Users(are_own=True, first=first)
     message = f"{who} run as root: this user namespace maps no users from {first} on"
     return Users(are_own=False, missing=message)
-
-
-def _may_change_users() -> bool:
-    """Whether this process has CAP_SETGID and CAP_SETUID (capabilities(7)): root in a container may lack them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    return effective & _SETGID_SETUID == _SETGID_SETUID
 
 
 def groups_for(accelerator: str) -> list[int]:

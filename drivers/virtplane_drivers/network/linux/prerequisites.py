@@ -1,10 +1,11 @@
 """What a host has to have before it has networks of ours: rights, programs, a folder that name servers get through."""
 
-import os
 import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+
+from virtplane_drivers.host.capabilities import CAP_NET_ADMIN, CAP_SYS_ADMIN, has_capabilities
 
 _PROGRAMS: Mapping[str, str] = {
     "nft": "nftables",
@@ -13,12 +14,11 @@ _PROGRAMS: Mapping[str, str] = {
 }
 """Command -> the Debian package that brings it."""
 _SEARCHABLE = 0o711
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
 
 
 def what_is_missing(runtime_folder: Path) -> str:
     """Why this host has no networks of ours, and what would bring them; empty when it has. Blocking."""
-    if not _has_capabilities():
+    if not (Path("/proc/self/ns/net").exists() and has_capabilities(CAP_NET_ADMIN, CAP_SYS_ADMIN)):
         return "networks take root (CAP_NET_ADMIN, CAP_SYS_ADMIN): start the agent as root"
     lacking = [f"{command} (package {package})" for command, package in _PROGRAMS.items() if not shutil.which(command)]
     if lacking:
@@ -29,10 +29,3 @@ def what_is_missing(runtime_folder: Path) -> str:
     if hidden is not None:
         return f"name servers of networks have users of their own, who cannot get through {hidden}: chmod o+x {hidden}"
     return ""
-
-
-def _has_capabilities() -> bool:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    wanted = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
-    return os.path.exists("/proc/self/ns/net") and effective & wanted == wanted  # noqa: PTH110

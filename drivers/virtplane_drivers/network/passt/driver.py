@@ -5,7 +5,7 @@
     <runtime>/passt/<network>/<port>/     port.json (which one), socket, log, output
 
 Guests of one network do not meet: each speaks to the outside alone, as a program of the host would. That is all that
-can be had without root.
+can be had without root. With root they are kept from the host itself too: see `host_rules`.
 
 passt tells nobody which addresses a guest uses: of a family that the network does not manage none is seen.
 """
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -42,7 +43,10 @@ from virtplane_drivers.network.contract import (
     Port,
 )
 from virtplane_drivers.network.passt import process
+from virtplane_drivers.network.passt.host_rules import CHECK_EVERY_S, HostRules, what_is_missing
 from virtplane_drivers.network.passt.process import OUTPUT, PROGRAM, SOCKET, SocketState
+
+_log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 10.0
 DEATH_TIMEOUT_S = 5.0
@@ -60,10 +64,15 @@ class PasstNetworks(NetworkDriver):
 
     name = "passt"
 
-    def __init__(self, runtime_folder: Path, *, host_namespace: Path | None = None) -> None:
+    def __init__(
+        self, runtime_folder: Path, *, host_namespace: Path | None = None, check_every_s: float = CHECK_EVERY_S
+    ) -> None:
         self._folder = runtime_folder.absolute() / "passt"
         self._namespace = host_namespace
         self._users = process.users()
+        self._host_rules = HostRules(self._folder, self._users, host_namespace, check_every_s=check_every_s)
+        self._told: dict[Path, tuple[str, ...]] = {}
+        """Of each port, running or to be: what the host's rules are for."""
         self._running: dict[Path, tuple[GuestProcess, tuple[str, ...]]] = {}
         self._watchers: dict[Path, asyncio.Task[None]] = {}
         self._hints = Hints()
@@ -77,6 +86,15 @@ class PasstNetworks(NetworkDriver):
         for found in await in_thread(process.running_below, self._folder, self._users):
             if (adopted := find(found.identity)) is not None:
                 self._watch(found.folder, adopted, found.argv)
+                self._told[found.folder] = found.argv
+        if not self._users.are_own:
+            _log.warning("%s; their guests reach what this user reaches, the host's services too", self._users.missing)
+        if self._told:
+            try:
+                await self._host_rules.apply(self._told)
+            except Unavailable as error:  # each network says so when it is applied
+                _log.warning("guests of mode User reach the host's own services: %s", error)
+        self._host_rules.start()
         return self
 
     async def __aexit__(
@@ -87,11 +105,15 @@ class PasstNetworks(NetworkDriver):
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        await self._host_rules.stop()
 
     async def probe(self) -> NetworkFacts:
-        """Mode User, where there is passt."""
+        """Mode User, where there is passt and, if it can be had, what keeps guests from the host."""
+        missing = await in_thread(what_is_missing, self._users)
         if await in_thread(shutil.which, PROGRAM) is None:
-            return NetworkFacts(frozenset(), {f"Network{NetworkMode.USER}": f"not installed: {PROGRAM}"})
+            missing = f"not installed: {PROGRAM}"
+        if missing:
+            return NetworkFacts(frozenset(), {f"Network{NetworkMode.USER}": missing})
         return NetworkFacts(frozenset({NetworkMode.USER}))
 
     async def inventory(self) -> tuple[str, ...]:
@@ -121,6 +143,7 @@ class PasstNetworks(NetworkDriver):
             message = "a firewall takes a network of the host's: passt, which serves mode User, has none"
             raise Refused(message, reason=Reason.FIREWALL_NOT_POSSIBLE)
         wanted = {self._port_folder(network.uid, port): port for port in network.ports}
+        told = {folder: tuple(process.arguments(network, port, folder)) for folder, port in wanted.items()}
         try:
             await in_thread(_make_folder, self._folder / network.uid)
             for folder in await in_thread(_port_folders, self._folder / network.uid):
@@ -130,12 +153,12 @@ class PasstNetworks(NetworkDriver):
                     self._forget(folder)
             for folder in [one for one in self._refusals if one.parent.name == network.uid and one not in wanted]:
                 self._forget(folder)
+            await self._keep_from_host(network.uid, told)
             for folder, port in wanted.items():
-                told = tuple(process.arguments(network, port, folder))
-                is_so = self._is_alive(folder) and self._running[folder][1] == told
+                is_so = self._is_alive(folder) and self._running[folder][1] == told[folder]
                 # One that waits is no reason for the others' machines to wait too: see `attachment`.
                 if not is_so and not self._is_to_wait(folder):
-                    await self._start(folder, port, told)
+                    await self._start(folder, port, told[folder])
         except OSError as error:
             raise Unavailable(f"network {network.namespace}/{network.name}: {error}") from error
 
@@ -162,6 +185,7 @@ class PasstNetworks(NetworkDriver):
             self._forget(folder)
         with contextlib.suppress(FileNotFoundError):
             await in_thread(shutil.rmtree, self._folder / uid)
+        await self._keep_from_host(uid, {})
 
     async def counters(self) -> None:
         """None: passt counts nothing, and there is no device of the kernel's that would."""
@@ -169,6 +193,13 @@ class PasstNetworks(NetworkDriver):
     def events(self) -> AsyncIterator[str]:
         """UIDs of networks of which a passt ended."""
         return aiter(self._hints)
+
+    async def _keep_from_host(self, uid: str, told: dict[Path, tuple[str, ...]]) -> None:
+        """The guests of these ports of the network, and those that run on although nobody describes them any more."""
+        running = {folder: one for folder, (_, one) in self._running.items() if folder.parent.name == uid}
+        others = {folder: one for folder, one in self._told.items() if folder.parent.name != uid}
+        self._told = others | running | told
+        await self._host_rules.apply(self._told)
 
     def _port_folder(self, uid: str, port: Port) -> Path:
         return self._folder / uid / hashlib.sha256("/".join(port.key).encode()).hexdigest()[:12]

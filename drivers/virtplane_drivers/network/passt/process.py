@@ -8,6 +8,8 @@ import contextlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 
 from virtplane_api.vocabulary import ForwardProtocol
@@ -20,10 +22,10 @@ from virtplane_drivers.host.process import (
     user_of,
 )
 from virtplane_drivers.host.users import Users, find_users
-from virtplane_drivers.network.contract import Network, Port
+from virtplane_drivers.network.contract import IpAddress, Network, Port
 
 PROGRAM, SOCKET, OUTPUT = "passt", "socket", "output"
-_AT_SOCKET = "--socket="
+_AT_SOCKET, _NAME_SERVER = "--socket=", "-D"
 FIRST_USER = 2_010_000_000
 """As unused by anybody as those of machines, which end before it."""
 _MAX_OUTPUT_BYTES = 1 << 16
@@ -45,7 +47,7 @@ class Found:
 
 
 def arguments(network: Network, port: Port, folder: Path) -> list[str]:
-    """What a passt is told of its port. `--no-map-gw`: else a guest would reach the host's own loopback by it."""
+    """What a passt is told of its port. `--no-map-gw`: the gateway's address does not mean the host's own loopback."""
     told = ["-f", "-q", f"{_AT_SOCKET}{folder / SOCKET}", "--no-map-gw", "-m", str(network.mtu)]
     told += ["-l", str(folder / "log"), "--log-size", str(_MAX_OUTPUT_BYTES)]
     families = {subnet.cidr.version: subnet for subnet in network.subnets}
@@ -58,13 +60,18 @@ def arguments(network: Network, port: Port, folder: Path) -> list[str]:
         if subnet.gateway is not None:
             told += ["-g", str(subnet.gateway)]
     for server in network.forwarders:
-        told += ["-D", str(server)]
+        told += [_NAME_SERVER, str(server)]
     if network.domain:
         told += ["-S", network.domain]
     for option, protocol in (("-t", ForwardProtocol.TCP), ("-u", ForwardProtocol.UDP)):
         forwards = [f"{each.host_port}:{each.port}" for each in port.forwards if each.protocol is protocol]
         told += [option, ",".join(forwards) or "none"]
     return told
+
+
+def servers_told(told: Sequence[str]) -> list[IpAddress]:
+    """For names, of a passt that was told so; none: it tells its guest of the host's."""
+    return [ip_address(server) for option, server in pairwise(told) if option == _NAME_SERVER]
 
 
 def start(

@@ -44,6 +44,7 @@ class Table:
     name: str
     sets: tuple[NamedSet, ...]
     chains: tuple[Chain, ...]
+    flags: str = ""
 
     @property
     def address(self) -> str:
@@ -56,7 +57,12 @@ Ruleset = tuple[Table, ...]
 
 def whole(ruleset: Ruleset) -> str:
     """The script that replaces whatever the tables hold."""
-    return "".join(line for table in ruleset for line in _table(table))
+    return "".join(removal(table.family, table.name) + made(table) for table in ruleset)
+
+
+def made(table: Table) -> str:
+    """The script that makes a table that is not there."""
+    return "".join(_table(table))
 
 
 def changes(old: Ruleset, new: Ruleset) -> str:
@@ -90,8 +96,9 @@ def removal(family: str, name: str) -> str:
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield removal(table.family, table.name)
     yield f"table {table.address} {{\n"
+    if table.flags:
+        yield f" flags {table.flags};\n"
     for one in table.sets:
         filled = f"elements = {braced(one.elements)};" if one.elements else ""
         yield f" {one.kind} {one.name} {{ {one.type}; {filled} }}\n"
