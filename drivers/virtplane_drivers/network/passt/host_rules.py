@@ -13,7 +13,6 @@ no agent is. That one is put back within 10 s when it was flushed.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import shutil
@@ -161,7 +160,11 @@ class HostRules:
     async def _take_care(self) -> None:
         while True:
             await asyncio.sleep(self._check_every_s)
-            with contextlib.suppress(OSError, Unavailable):
+            try:
                 async with self._lock:
                     if self._ports and self._users.are_own and not await self._kept.holds(self._namespace):
                         await self._put_in()
+            except (OSError, Unavailable) as error:
+                _log.warning("rules of the host for networks of mode User: %s", error)
+            except Exception:  # noqa: BLE001  # the next look may be better, and there is nobody else who looks
+                _log.exception("rules of the host for networks of mode User: taking care of them failed")
