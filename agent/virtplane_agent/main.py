@@ -243,8 +243,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     if network.version == 6 and network.network_address.scope_id:
         raise ValueError(f"{text} names a link ({network.network_address.scope_id}): leave it out")
     if "/" not in text:
-        wider = ip_network(f"{text}/{16 if network.version == 4 else 48}", strict=False)
-        raise ValueError(f"{text} is one address: give it a prefix, as {wider}")
+        raise ValueError(f"{text} is one address: give it its prefix, as {network}")
     if ip_interface(text).ip != network.network_address:
         raise ValueError(f"{text} is an address in a network: give {network}")
     return network

@@ -16,14 +16,21 @@ from virtplane_agent.networks.desired import (
     waiting_interfaces,
 )
 from virtplane_agent.networks.serving import NetworkKey, Networks
-from virtplane_api.interfaces import key_of_row
+from virtplane_api.interfaces import Row, key_of_row, reported_rows
 from virtplane_api.kube.resources import Object, uid_of
 from virtplane_api.reasons import Reason
 from virtplane_api.vocabulary import InterfaceModel, LinkState, NetworkMode
 from virtplane_drivers.errors import DriverError, Refused
 from virtplane_drivers.hypervisor.contract import Nic
 
-_NOT_ANEW = (Reason.NETWORK_NOT_ALLOWED, Reason.NO_SUCH_BRIDGE)
+_KEPT_WITH = (Reason.NETWORK_NOT_ALLOWED, Reason.VLAN_NOT_POSSIBLE, Reason.NIC_NOT_ATTACHABLE)
+"""For which a guest keeps an interface as it is. Not without a firewall that is asked for."""
+_NOT_ANEW = (
+    Reason.NETWORK_NOT_ALLOWED,
+    Reason.NO_SUCH_BRIDGE,
+    Reason.VLAN_NOT_POSSIBLE,
+    Reason.FIREWALL_NOT_POSSIBLE,
+)
 """For which a network keeps the guests that run on it, and takes no other."""
 
 
@@ -47,8 +54,11 @@ class Interfaces:
         for placed in placed_interfaces(machine):
             network = self._networks.last_seen(machine, placed["networkUID"])
             if network is None:
-                return None
-            if network.reason in _NOT_ANEW:
+                why = self._without_driver(machine, placed["networkUID"])
+                if not why:
+                    return None
+                said.append(f"interface {placed['name']}: {why}")
+            elif network.reason in _NOT_ANEW:
                 said.append(f"interface {placed['name']} on {hypervisor}: {network.message}")
         return "; ".join(said)
 
@@ -60,7 +70,7 @@ class Interfaces:
         Without those that wait for one of the machine itself (`waiting`): it has to go before they can come.
         `defined` are those of before: what the spec says nothing of any more stays as it is there.
         `running` are those that a guest has: where the host refuses the network of one by now, that one stays as it is
-        and holds no other one up.
+        and holds no other one up, unless it is to have another address: the one that it has would count as free.
         What the guest still has to let go of is served as well: a suspended machine wakes with it.
         """
         for left in left_interfaces(machine):
@@ -71,7 +81,8 @@ class Interfaces:
             nic = await self._nic(machine, endpoint, placed, defined)
             if isinstance(nic, Hindrance):
                 # What passes by itself is waited for.
-                kept = _kept(machine, placed, defined, running) if nic.progress is Progress.STALLED else None
+                stays = nic.progress is Progress.STALLED and nic.reason in _KEPT_WITH
+                kept = _kept(machine, placed, defined, running) if stays else None
                 if kept is None:
                     return nic
                 nic = kept
@@ -81,6 +92,13 @@ class Interfaces:
     def joined(self, uid: str) -> None:
         """The machine's hypervisor has joined ports."""
         self._networks.machine_joined(uid)
+
+    def _without_driver(self, machine: Object, network_uid: str) -> str:
+        endpoint = self._endpoints.hypervisors.get(machine["status"]["placement"]["hypervisor"])
+        network = self._networks.object(network_uid)
+        if endpoint is None or network is None or not self._networks.is_without_driver(machine, network_uid):
+            return ""
+        return _without_mode(endpoint, network)
 
     async def _serve(self, endpoint: Endpoint, network_uid: str) -> None:
         network = self._networks.object(network_uid)
@@ -96,12 +114,9 @@ class Interfaces:
         if network is None:
             message = f"interface {name}: VirtualNetwork {placed['networkName']} that it was given addresses in is gone"
             return Hindrance(Reason.NETWORK_NOT_FOUND, message)
-        mode = NetworkMode(network["spec"]["mode"])
-        driver_name = endpoint.network_modes.get(mode)
-        if driver_name is None:
-            why = endpoint.facts.missing.get(f"Network{mode}", "")
-            message = f"interface {name}: {endpoint.name} has no networks of mode {mode}{why and f': {why}'}"
-            return Hindrance(Reason.NIC_NOT_ATTACHABLE, message, Progress.STALLED)
+        if why := _without_mode(endpoint, network):
+            return Hindrance(Reason.NIC_NOT_ATTACHABLE, f"interface {name}: {why}", Progress.STALLED)
+        driver_name = endpoint.network_modes[NetworkMode(network["spec"]["mode"])]
         try:
             value = await self._networks.in_force(NetworkKey(driver_name, placed["networkUID"]))
             port = port_value(machine, placed)
@@ -115,6 +130,15 @@ class Interfaces:
             return Hindrance(error.reason, f"interface {name} on {endpoint.name}: {error}")
         nic = Nic(name=name, mac=port.mac, attachment=attachment, mtu=value.mtu)
         return replace(nic, **_shape(machine, placed, defined)._asdict())
+
+
+def _without_mode(endpoint: Endpoint, network: Object) -> str:
+    """Why the hypervisor has no networks of that kind; empty where it has."""
+    mode = NetworkMode(network["spec"]["mode"])
+    if mode in endpoint.network_modes:
+        return ""
+    why = endpoint.facts.missing.get(f"Network{mode}", "")
+    return f"{endpoint.name} has no networks of mode {mode}{why and f': {why}'}"
 
 
 def waiting(machine: Object) -> Hindrance | None:
@@ -157,11 +181,21 @@ def _shape(machine: Object, placed: Mapping[str, Any], defined: Sequence[Nic]) -
 
 def _kept(machine: Object, placed: Mapping[str, Any], defined: Sequence[Nic], running: Sequence[Nic]) -> Nic | None:
     """The adapter that the guest has by this very interface: as it is defined, but for what takes no claim."""
+    reported = machine["status"].get("interfaces")
+    if not any(_is_reported(placed, row) for row in reported_rows(reported)):
+        return None
     names = {nic.name for nic in running if not nic.is_cut_off} - {row["name"] for row in left_interfaces(machine)}
     for nic in defined:
         if nic.name in names and (nic.name, nic.mac) == (placed["name"], placed["macAddress"]):
             return replace(nic, **_shape(machine, placed, defined)._asdict())
     return None
+
+
+def _is_reported(placed: Mapping[str, Any], row: Row) -> bool:
+    """Whether this agent said of the machine that it has the interface there, under these addresses."""
+    if key_of_row(row) != key_of_row(placed):
+        return False
+    return set(row.get("ipAddresses") or ()) == set(placed.get("ipAddresses") or ())
 
 
 def _shape_of(nic: Nic) -> _Shape:

@@ -192,6 +192,10 @@ class Networks:
         """A network of a machine after its last pass; None: there was none yet, or it is not here."""
         return self._seen.get(NetworkKey(self._driver_name(machine, network_uid), network_uid))
 
+    def is_without_driver(self, machine: Object, network_uid: str) -> bool:
+        """Whether a network of a machine is known to be neither to be had here nor here from the time when it was."""
+        return self._has_found and not self._driver_name(machine, network_uid)
+
     async def in_force(self, key: NetworkKey) -> Network:
         """Returns once the network is so for every machine that is placed here now; what it is then.
 

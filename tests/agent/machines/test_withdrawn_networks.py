@@ -51,10 +51,29 @@ async def its_mode_is_withdrawn(agent: AgentInMemory) -> None:
     await the_network_is_withdrawn(agent)
 
 
-WITHDRAWN = pytest.mark.parametrize(
-    "withdraw", [the_network_is_withdrawn, its_mode_is_withdrawn], ids=["the network", "its mode"]
-)
+async def its_vlan_is_withdrawn(agent: AgentInMemory) -> None:
+    """As of a kernel that has no VLAN devices any more."""
+    agent.fake_networks.faults.withdrawn["office-uid"] = Refused(WHY, reason=Reason.VLAN_NOT_POSSIBLE)
+    await is_looked_at(agent)
+
+
+async def its_firewall_is_not_possible(agent: AgentInMemory) -> None:
+    agent.fake_networks.faults.withdrawn["office-uid"] = Refused(WHY, reason=Reason.FIREWALL_NOT_POSSIBLE)
+    await is_looked_at(agent)
+
+
 Withdraw = Callable[[AgentInMemory], Awaitable[None]]
+AT_A_START: dict[Withdraw, str] = {
+    the_network_is_withdrawn: Reason.NETWORK_NOT_ALLOWED,
+    its_mode_is_withdrawn: Reason.NIC_NOT_ATTACHABLE,
+    its_vlan_is_withdrawn: Reason.VLAN_NOT_POSSIBLE,
+    its_firewall_is_not_possible: Reason.FIREWALL_NOT_POSSIBLE,
+}
+WITHDRAWN = pytest.mark.parametrize(
+    "withdraw",
+    [the_network_is_withdrawn, its_mode_is_withdrawn, its_vlan_is_withdrawn],
+    ids=["the network", "its mode", "its VLAN"],
+)
 
 
 async def asked(agent: AgentInMemory, *interfaces: Object, eth1: Object | None = None) -> None:
@@ -162,11 +181,46 @@ async def test_a_guest_that_ends_does_not_get_it_again(agent: AgentInMemory, uid
     await agent.look(uid)
     assert agent.hypervisor.verbs_since() == []
     status, reason, message = await ready(agent)
-    assert (status, reason) == (
-        "False",
-        "NetworkNotAllowed" if withdraw is the_network_is_withdrawn else Reason.NIC_NOT_ATTACHABLE,
-    )
+    assert (status, reason) == ("False", AT_A_START[withdraw])
     assert message.startswith("interface eth0")
+
+
+@pytest.mark.parametrize("withdraw", AT_A_START, ids=lambda withdraw: AT_A_START[withdraw])
+async def test_one_that_is_to_have_another_address_is_not_kept_and_the_one_that_it_has_counts_as_its_own(
+    agent: AgentInMemory, uid: str, withdraw: Withdraw
+) -> None:
+    """Nobody knows whether its host lets the guest use the new one, and it may go on to use the old one."""
+    await withdraw(agent)
+    await asked(agent, placed_interface("eth0", OFFICE, "10.40.0.10"), ETH1_MOVED)
+    for _ in range(2):
+        await agent.look(uid)
+        assert agent.hypervisor.verbs_since() == []
+        assert [row["ipAddresses"] for row in (await agent.status())["interfaces"] if row["name"] == "eth0"] == [
+            ["10.40.0.9"]
+        ]
+        status, reason, message = await ready(agent)
+        assert (status, reason) == ("False", AT_A_START[withdraw])
+        assert message.startswith("interface eth0")
+
+
+async def test_a_firewall_that_is_asked_for_and_not_in_force_is_said(agent: AgentInMemory, uid: str) -> None:
+    await its_firewall_is_not_possible(agent)
+    await agent.look(uid)
+    assert await ready(agent) == ("True", "Running", NAMED)
+    await asked(agent, ETH0)
+    await agent.look(uid)
+    assert agent.hypervisor.verbs_since() == []
+    assert await ready(agent) == ("False", "FirewallNotPossible", NAMED)
+
+
+async def test_that_a_whole_driver_is_gone_is_said_of_a_machine_while_it_runs(agent: AgentInMemory, uid: str) -> None:
+    agent.drive(replace(agent.endpoint, network_modes={}))
+    await agent.look(uid)
+    assert await ready(agent) == ("True", "Running", "")  # what the drivers know is not known yet
+    await agent.networks.find_networks()
+    await agent.look(uid)
+    said = "interface eth0: host-a-fake has no networks of mode Bridge; interface eth1: host-a-fake has no networks of "
+    assert await ready(agent) == ("True", "Running", f"{said}mode NAT")
 
 
 async def test_what_passes_by_itself_is_waited_for(agent: AgentInMemory, uid: str) -> None:

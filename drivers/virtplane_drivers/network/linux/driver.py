@@ -56,7 +56,7 @@ from virtplane_drivers.network.linux.seen import CAPABILITY as SEEN_ADDRESSES
 from virtplane_drivers.network.linux.seen import SeenAddresses
 from virtplane_drivers.network.linux.tunnels import Tunnels
 from virtplane_drivers.network.linux.underlay import NoUnderlay, find_underlay
-from virtplane_drivers.network.linux.uplinks import Uplinks
+from virtplane_drivers.network.linux.uplinks import BridgePort, Uplinks
 from virtplane_drivers.network.linux.values import Finding, Transit
 from virtplane_drivers.network.linux.vlans import Vlans
 from virtplane_drivers.network.overlay import Overlay
@@ -114,6 +114,8 @@ class LinuxNetworks(NetworkDriver):
         self._missing = ""
         self._told_missing: dict[str, str] | None = None
         """The given bridges that could not be joined when they were last asked for."""
+        self._told_ports: dict[str, BridgePort] = {}
+        """Of networks that were hinted, and that no apply has put in order since: as they were seen then."""
 
     async def __aenter__(self) -> Self:
         """Raises Unavailable: what was named as the host's namespace cannot be entered."""
@@ -198,6 +200,7 @@ class LinuxNetworks(NetworkDriver):
         """Of a network that the host gives no more: for the guests that run on it, and it is refused all the same."""
         try:
             self._allowances.check(network)
+            self._vlans.check(network)
         except Refused:
             kept = await self._kept(network)
             if kept is not None:
@@ -230,13 +233,14 @@ class LinuxNetworks(NetworkDriver):
     async def _apply(self, network: Network) -> None:
         """From the inside out: nothing leads to a guest before its rules are there."""
         self._firewalls.check(network)
-        self._vlans.check(network)
         path = namespace_path(self._runtime_folder, network.uid)
         try:
             await ensure_namespace(path)
             network = await self._with_held_ports(path, network)
             limits = await links.apply_router(path, network)
             transit, findings = await self._uplinks.apply(path, network)
+            if not any(finding.reason == Reason.NETWORK_ERROR for finding in findings):
+                self._told_ports.pop(network.uid, None)
             # Before the caretaker looks for what does not fit them; it grows below.
             findings = self._findings[network.uid] = [*findings, *limits]
             host_addresses = await self._addresses_of_host()
@@ -284,6 +288,7 @@ class LinuxNetworks(NetworkDriver):
             self._settled.pop(uid, None)
             self._unread.pop(uid, None)
             self._findings.pop(uid, None)
+            self._told_ports.pop(uid, None)
             await self._apply_host_rules()
             await self._uplinks.remove(uid)
             await self._tunnels.remove(path, uid)
@@ -396,11 +401,15 @@ class LinuxNetworks(NetworkDriver):
         told = self._told_missing
         if told is not None and told != await self._uplinks.missing_bridges(self._allowances.bridge_names):
             self._hints.add(HOST_NETWORKS)
-        for uid, applied in list(self._applied.items()):
-            if applied.network.mode is NetworkMode.BRIDGE:
-                has_bridge, is_joined = await self._uplinks.bridge_port(applied.network)
-                if has_bridge is (self._no_bridge(uid) is not None) or has_bridge is not is_joined:
-                    self._hints.add(uid)
+        bridged = [one.network for one in self._applied.values() if one.network.mode is NetworkMode.BRIDGE]
+        for uid, port in (await self._uplinks.bridge_ports(bridged) if bridged else {}).items():
+            is_right = port.has_bridge is port.is_joined is (self._no_bridge(uid) is None)
+            if is_right:
+                self._told_ports.pop(uid, None)
+            # Told once: what is refused, or another agent's, is as wrong after each apply.
+            elif uid in self._applied and self._told_ports.get(uid) != port:
+                self._told_ports[uid] = port
+                self._hints.add(uid)
 
     def _no_bridge(self, uid: str) -> Finding | None:
         findings = self._findings.get(uid, ())

@@ -12,6 +12,7 @@ The veth is all the record there is: the host's end has the addresses that were 
 What is found half-made, in another mode's shape, or joined to a namespace that is no more, is deleted and made again.
 """
 
+import logging
 import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_network
@@ -40,6 +41,8 @@ from virtplane_drivers.network.linux.names import (
 from virtplane_drivers.network.linux.transit import free_transit, held_transit, host_interfaces, router_interfaces
 from virtplane_drivers.network.linux.values import Finding, Transit
 from virtplane_drivers.network.linux.vlans import join_vlan, vlan_device
+
+_log = logging.getLogger(__name__)
 
 _ROUTED_MODES = frozenset({NetworkMode.NAT, NetworkMode.ROUTED, NetworkMode.OVERLAY})
 _VETH = "veth"
@@ -109,22 +112,32 @@ class Uplinks:
         """
         return await in_thread(self._missing_bridges, sorted(names))
 
-    async def bridge_port(self, network: Network) -> BridgePort:
-        """How it is with the bridge of a network of mode Bridge, and with our port there.
+    async def bridge_ports(self, networks: Iterable[Network]) -> dict[str, BridgePort]:
+        """By UID: how it is with the bridges of networks of mode Bridge, and with our ports there. Without those of
+        which the kernel does not say.
 
         Raises:
-            OSError: the kernel does not say.
+            OSError: it says nothing at all.
         """
-        return await in_thread(self._bridge_port, network)
+        return await in_thread(self._bridge_ports, networks)
 
     def _missing_bridges(self, names: Iterable[str]) -> dict[str, str]:
         with NetworkStack(self._host) as host:
             found = {name: host.link(name) for name in names}
         return {name: _no_bridge(name, link) for name, link in found.items() if not _is_bridge(link)}
 
-    def _bridge_port(self, network: Network) -> BridgePort:
+    def _bridge_ports(self, networks: Iterable[Network]) -> dict[str, BridgePort]:
+        found = {}
         with NetworkStack(self._host) as host:
-            bridge, port = host.link(network.host_bridge), host.link(host_link(network.uid))
+            for network in networks:
+                try:
+                    found[network.uid] = self._bridge_port(host, network)
+                except OSError as error:
+                    _log.warning("bridge %s of network %s: %s", network.host_bridge, network.uid, error)
+        return found
+
+    def _bridge_port(self, host: NetworkStack, network: Network) -> BridgePort:
+        bridge, port = host.link(network.host_bridge), host.link(host_link(network.uid))
         if bridge is None or not _is_bridge(bridge):
             return BridgePort(has_bridge=False, is_joined=False)
         return BridgePort(has_bridge=True, is_joined=port is not None and port.master == bridge.index)

@@ -18,9 +18,12 @@ from virtplane_drivers.attachment import TapAttachment
 from virtplane_drivers.errors import Refused
 from virtplane_drivers.host.tap import open_tap
 from virtplane_drivers.network.contract import Network
-from virtplane_drivers.network.linux.allowances import NOTHING_ALLOWED
+from virtplane_drivers.network.linux.allowances import NOTHING_ALLOWED, Allowances, BridgeVlans
 from virtplane_drivers.network.linux.driver import LinuxNetworks
 from virtplane_drivers.network.linux.names import ROUTER_TABLE, host_link, tap_name
+from virtplane_drivers.network.linux.uplinks import Uplinks
+from virtplane_drivers.network.linux.values import Finding
+from virtplane_drivers.network.linux.vlans import what_is_missing
 
 RUNS, WAITS = port(2), port(3)
 ROUTED = network(RUNS, WAITS, mode=NetworkMode.ROUTED)
@@ -37,23 +40,31 @@ async def walled(root: None) -> AsyncIterator[Walled]:
 
 
 @asynccontextmanager
-async def with_a_guest(walled: Walled, one: Network) -> AsyncIterator[LinuxNetworks]:
-    """The driver of an agent that gives nothing any more, while the guest of the first port runs."""
+async def with_a_guest(
+    walled: Walled, one: Network, allowances: Allowances = NOTHING_ALLOWED
+) -> AsyncIterator[LinuxNetworks]:
+    """The driver of an agent that gives nothing any more, or this, while the guest of the first port runs."""
     await walled.driver.apply(one)
     attachment = await walled.driver.attachment(one, RUNS)
     assert isinstance(attachment, TapAttachment)
     (tap,) = await asyncio.to_thread(open_tap, attachment, 1)
     try:
-        async with walled.another_driver(allowances=NOTHING_ALLOWED) as driver:
+        async with walled.another_driver(allowances=allowances) as driver:
             yield driver
     finally:
         os.close(tap)
 
 
-async def refused(driver: LinuxNetworks, one: Network) -> None:
+async def refused(driver: LinuxNetworks, one: Network, reason: Reason = Reason.NETWORK_NOT_ALLOWED) -> None:
     with pytest.raises(Refused) as told:
         await driver.apply(one)
-    assert told.value.reason == Reason.NETWORK_NOT_ALLOWED
+    assert told.value.reason == reason
+
+
+def is_walled(walled: Walled) -> bool:
+    """Whether the guest that runs is behind the firewall."""
+    ways = walled.router().run("nft", "list", "map", "bridge", ROUTER_TABLE, "ingress")
+    return f'"{tap_name(RUNS)}" : goto ingress_f1' in ways
 
 
 def behind_a_firewall(one: Network) -> Network:
@@ -76,8 +87,35 @@ async def test_a_bridge_that_was_not_given_is_never_joined_whatever_becomes_of_t
     async with with_a_guest(walled, ON_BRIDGE) as driver:
         await refused(driver, behind_a_firewall(replace(ON_BRIDGE, host_bridge="br-other")))
         assert walled.host.machine.links()[host_link(ON_BRIDGE.uid)]["master"] == HOST_BRIDGE
-        ways = walled.router().run("nft", "list", "map", "bridge", ROUTER_TABLE, "ingress")
-        assert f'"{tap_name(RUNS)}" : goto ingress_f1' in ways
+        assert is_walled(walled)
+
+
+async def test_a_guest_whose_network_was_put_into_a_vlan_that_is_not_possible_gets_its_firewall_where_it_is(
+    walled: Walled,
+) -> None:
+    given = Allowances(frozenset({HOST_BRIDGE}), (), (BridgeVlans(HOST_BRIDGE, 20, 29),))
+    async with with_a_guest(walled, ON_BRIDGE, given) as driver:
+        driver._vlans.missing = what_is_missing(given, has_devices=False)  # some kernels have them
+        await refused(driver, replace(behind_a_firewall(ON_BRIDGE), vlan=25), Reason.VLAN_NOT_POSSIBLE)
+        assert is_walled(walled)
+        assert (await driver.observe(ON_BRIDGE.uid)).ports == {RUNS.key}
+
+
+async def test_a_guest_in_a_vlan_that_is_given_no_more_gets_the_firewall_that_its_user_asks_for(
+    walled: Walled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its VLAN device is there: it is taken as given here, as not every kernel has them."""
+
+    async def as_they_are(*_: object) -> tuple[None, list[Finding]]:
+        return None, []
+
+    in_vlan = replace(ON_BRIDGE, vlan=25)
+    async with with_a_guest(walled, ON_BRIDGE) as driver:
+        was = driver._applied[in_vlan.uid]
+        driver._applied[in_vlan.uid] = replace(was, network=replace(was.network, vlan=25))
+        monkeypatch.setattr(Uplinks, "apply", as_they_are)
+        await refused(driver, behind_a_firewall(in_vlan))
+        assert is_walled(walled)
 
 
 async def test_names_and_addresses_are_served_again_when_their_server_died(walled: Walled) -> None:

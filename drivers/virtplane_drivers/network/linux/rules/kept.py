@@ -47,15 +47,28 @@ class KeptRules:
         Raises:
             Unavailable: the namespace is gone, or nft refuses (NetworkError); the kernel has the old rules or the new.
         """
-        kept, script = self._kept.get(namespace), None
-        if kept is not None and await self._is_intact(namespace, kept):
+        kept, script, before = self._kept.get(namespace), None, None
+        if kept is not None and (before := await self._intact_at(namespace, kept)) is not None:
             script = changes(kept.ruleset, ruleset)
             if not script:
                 return
         self._kept.pop(namespace, None)
         for _ in range(_ATTEMPTS):
-            before = await generation(namespace)
-            await self._put_in(namespace, ruleset, script)
+            # Of a script since our look: what was changed between the two is not ours.
+            if script is None or before is None:
+                before = await generation(namespace)
+            try:
+                await run(namespace, whole(ruleset) if script is None else script)
+            except Unavailable as error:
+                if script is None:
+                    raise
+                _log.info(
+                    "the rules in %s could not be changed, all of ours are put in again: %s",
+                    namespace or "the host",
+                    error,
+                )
+                script = None
+                continue
             printed = await _printed(namespace, ruleset) if self._is_shared else None
             after = await generation(namespace)
             # Was it ours alone? Else somebody may have changed our tables since.
@@ -65,19 +78,6 @@ class KeptRules:
             script = None
         # They are in, and nothing is known of them: the next call puts them in again.
 
-    async def _put_in(self, namespace: Path | None, ruleset: Ruleset, script: str | None) -> None:
-        """By a script of what is other; without one, as a whole."""
-        if script is not None:
-            try:
-                await run(namespace, script)
-            except Unavailable:
-                _log.info(
-                    "the rules in %s were changed meanwhile; all of ours are put in again", namespace or "the host"
-                )
-            else:
-                return
-        await run(namespace, whole(ruleset))
-
     async def holds(self, namespace: Path | None) -> bool:
         """Whether the tables are as the last `ensure` left them.
 
@@ -85,23 +85,24 @@ class KeptRules:
             Unavailable: the namespace is gone (NetworkError).
         """
         kept = self._kept.get(namespace)
-        return kept is not None and await self._is_intact(namespace, kept)
+        return kept is not None and await self._intact_at(namespace, kept) is not None
 
     def forget(self, namespace: Path | None) -> None:
         """The next `ensure` replaces all."""
         self._kept.pop(namespace, None)
 
-    async def _is_intact(self, namespace: Path | None, kept: _Kept) -> bool:
+    async def _intact_at(self, namespace: Path | None, kept: _Kept) -> int | None:
+        """The generation at which the tables were seen to be so; None: they are not."""
         now = await generation(namespace)
         if await _inode(namespace) != kept.inode:
-            return False
+            return None
         if now == kept.generation:
-            return True
+            return now
         if kept.printed is None or await _printed(namespace, kept.ruleset) != kept.printed:
-            return False
+            return None
         if self._kept.get(namespace) is kept:
             self._kept[namespace] = replace(kept, generation=now)
-        return True
+        return now
 
 
 async def _printed(namespace: Path | None, ruleset: Ruleset) -> bytes | None:
