@@ -150,6 +150,7 @@ class System:
 
     def _start(self, name: str, argv: Sequence[str]) -> int:
         env = _path() | {"HOME": str(self.directory), "PYTHONUNBUFFERED": "1"}
+        env["PYTHONPATH"] = str(Path(__file__).parents[2])  # for an agent that is run in a test's own way
         pid = self._supervisor.start(name, [sys.executable, *argv], self.directory / f"{name}.log", env)
         self.pids[name] = pid
         return pid

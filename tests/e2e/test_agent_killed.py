@@ -4,8 +4,7 @@
 tests/drivers/qemu/recovery, at every one of them.
 """
 
-import re
-from pathlib import Path
+import signal
 
 import pytest
 
@@ -25,7 +24,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def killed_agent(live: Live, fatal: int) -> None:
-    """Runs the agent until it is killed at the point, or has come past it and idles."""
+    """Runs the agent until it is killed at the point; when it idles its looks at the host count too."""
     live.system.start_agent(
         AGENT,
         ["qemu"],
@@ -36,6 +35,7 @@ def killed_agent(live: Live, fatal: int) -> None:
         module=["tests.e2e.killed_agent", str(fatal)],
     )
     eventually(lambda: live.system.exit_code(AGENT) is not None, 60)
+    assert live.system.exit_code(AGENT) == -signal.SIGKILL, live.system.log(AGENT)[-1000:]
 
 
 def guest(live: Live, name: str, namespace: str) -> Object:
@@ -54,15 +54,14 @@ def bystander(live: Live, namespace: str) -> tuple[str, list[int], list[str]]:
 def network_is_of(live: Live, *machines: Object) -> bool:
     """Whether the host has one network, in one piece, for the interfaces of these machines and no others."""
     folder, host = live.system.directory, live.system.host(AGENT)
-    servers = network_processes(folder)
     namespaces = [path for path in mounts_below(folder) if "/netns/" in path]
     namespace = machines[0]["metadata"]["namespace"]
-    counts = (len(namespaces), len(servers), len(set(host.links()) - {"lo", "eth0"}))
+    counts = (len(namespaces), len(network_processes(folder)), len(set(host.links()) - {"lo", "eth0"}))
     if counts != (1, 1, 1) or len(live.taps("lan", namespace)) != len(machines):
         return False
-    (reservations,) = re.findall(r"--dhcp-hostsfile=([^\0]+)", Path(f"/proc/{servers[0]}/cmdline").read_text())
+    (reservations,) = live.system.runtime_folder(AGENT).rglob("reservations")
     interfaces = [one["status"]["placement"]["interfaces"][0] for one in machines]
-    reserved = [line.split(",")[:2] for line in Path(reservations).read_text().splitlines() if line[:1].isalnum()]
+    reserved = [line.split(",")[:2] for line in reservations.read_text().splitlines() if line[:1].isalnum()]
     return sorted(reserved) == sorted([one["macAddress"], one["ipAddresses"][0]] for one in interfaces)
 
 

@@ -171,7 +171,7 @@ def test_a_guest_gets_its_address_is_reached_by_a_forwarded_port_reaches_out_and
     assert page(host, "http://127.0.0.1:8080/") == PAGE
     agent_pid = start_qemu_agent(live)
     eventually(lambda: condition(live.get("vphv", f"{AGENT}-qemu"), "Ready").get("status") == "True", 30)
-    # An agent that runs repairs it within milliseconds: it is held, so that the way is seen broken.
+    # The agent compares every 10 s: it is held, so that this does not fall between the flush and the look.
     with suspended(agent_pid):
         host.run("nft", "flush", "ruleset")
         assert page(host, "http://127.0.0.1:8080/") == ""
