@@ -16,16 +16,26 @@ from typing import Protocol, Self
 from tests.cluster.supervisor import Supervisor
 from tests.cluster.system_packages import SEARCH_PATH
 from tests.cluster.waiting import eventually
-from tests.drivers.network.linux.host import Namespace
+from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Namespace
 
 _HOST = " && ".join(
     (
         "ip link set lo up",
-        "ip link add eth0 type veth peer name nowhere",
+        "ip link add eth0 type veth peer name eth0 netns {outside}",
         "ip link set eth0 up",
-        "ip link set nowhere up",
-        "ip address add 203.0.113.2/24 dev eth0",
-        "ip route add default via 203.0.113.1",
+        f"ip address add {HOST_IPV4}/24 dev eth0",
+        f"ip address add {HOST_IPV6}/64 dev eth0 nodad",
+        # The other end comes up a moment later; a route over a link without a carrier is taken all the same.
+        f"ip route add default via {OUTSIDE_IPV4}",
+        f"ip -6 route add default via {OUTSIDE_IPV6}",
+    )
+)
+_OUTSIDE = " && ".join(
+    (
+        "ip link set lo up",
+        "ip link set eth0 up",
+        f"ip address add {OUTSIDE_IPV4}/24 dev eth0",
+        f"ip address add {OUTSIDE_IPV6}/64 dev eth0 nodad",
     )
 )
 SYSTEM_NAMESPACE = "virtplane-system"
@@ -53,6 +63,7 @@ class System:
         self._credentials = credentials(self._supervisor.directory)
         self.pids: dict[str, int] = {}
         self._hosts: dict[str, Namespace] = {}
+        self._outsides: dict[str, Namespace] = {}
 
     @property
     def directory(self) -> Path:
@@ -70,16 +81,22 @@ class System:
     def host(self, agent: str) -> Namespace:
         """The network namespace that the networks of an agent lead out through: nothing of this machine's is touched.
 
-        It has a loopback and a way out that leads nowhere; it is kept over restarts of the agent.
+        It has a loopback and a way to its `outside`; it is kept over restarts of the agent.
         """
         if agent not in self._hosts:
-            argv = ["unshare", "--net", "--", "sh", "-c", f"{_HOST} && exec sleep infinity"]
-            name = f"{agent}-network"
-            pid = self._supervisor.start(name, argv, self.directory / f"{name}.log", _path())
-            self._hosts[agent] = Namespace(Path(f"/proc/{pid}/ns/net"))
-            # Its last act before it sleeps.
-            eventually(lambda: (Path(f"/proc/{pid}") / "cmdline").read_bytes().startswith(b"sleep\0"), interval_s=0.005)
+            outside, pid = self._namespace(f"{agent}-outside", "true")
+            self._outsides[agent] = outside
+            self._hosts[agent], _ = self._namespace(f"{agent}-network", _HOST.format(outside=pid))
+            outside.run("sh", "-c", _OUTSIDE)
         return self._hosts[agent]
+
+    def outside(self, agent: str) -> Namespace:
+        """What lies behind the default routes of an agent's host, at OUTSIDE_IPV4 and OUTSIDE_IPV6.
+
+        It knows no way to anything but the host's own addresses.
+        """
+        self.host(agent)
+        return self._outsides[agent]
 
     def start_operator(self, *more: str) -> int:
         """Starts the operator; returns its pid."""
@@ -123,8 +140,17 @@ class System:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _namespace(self, name: str, setup: str) -> tuple[Namespace, int]:
+        """A network namespace that this shell script has set up, and the process that holds it."""
+        argv = ["unshare", "--net", "--", "sh", "-c", f"{setup} && exec sleep infinity"]
+        pid = self._supervisor.start(name, argv, self.directory / f"{name}.log", _path())
+        # Its last act before it sleeps.
+        eventually(lambda: (Path(f"/proc/{pid}") / "cmdline").read_bytes().startswith(b"sleep\0"), interval_s=0.005)
+        return Namespace(Path(f"/proc/{pid}/ns/net")), pid
+
     def _start(self, name: str, argv: Sequence[str]) -> int:
         env = _path() | {"HOME": str(self.directory), "PYTHONUNBUFFERED": "1"}
+        env["PYTHONPATH"] = str(Path(__file__).parents[2])  # for an agent that is run in a test's own way
         pid = self._supervisor.start(name, [sys.executable, *argv], self.directory / f"{name}.log", env)
         self.pids[name] = pid
         return pid

@@ -16,6 +16,7 @@ from tests.cluster.guests.quickstart import quickstart_image
 from tests.cluster.identities import Identities
 from tests.cluster.system import SYSTEM_NAMESPACE, System
 from tests.cluster.waiting import eventually
+from tests.drivers.network.linux.host import Namespace
 from tests.e2e.invariants import broken, two_writers
 from tests.http_images.server import ImageServer, serve_folder
 
@@ -108,6 +109,12 @@ class Live:
     def pids(self, machine: Object) -> list[int]:
         """Processes of a machine, by /proc."""
         return guest_processes(self.system.state_folder(AGENT) / "qemu" / machine["metadata"]["uid"])
+
+    def taps(self, name: str, namespace: str) -> list[str]:
+        """Those of machines in the router's namespace of a network that is served on one host."""
+        uid = self.get("vpnet", name, namespace)["metadata"]["uid"]
+        router = Namespace(next(self.system.directory.rglob(f"netns/{uid}")))
+        return [link for link, row in router.links().items() if row.get("linkinfo", {}).get("info_kind") == "tun"]
 
 
 def condition(obj: Object, kind: str) -> Object:

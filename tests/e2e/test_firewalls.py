@@ -9,6 +9,7 @@ from tests.cluster.waiting import eventually
 from tests.e2e.conftest import Live, Object, condition, finished, root_disk, vm
 from tests.e2e.test_actions import act
 from tests.e2e.test_networks import (
+    FETCH,
     addresses,
     claimed,
     linux,
@@ -39,9 +40,7 @@ def labelled(machine: Object, role: str) -> Object:
 
 def fetches(live: Live, namespace: str, name: str, address: str) -> str:
     """The last line of what the guest's own client gets; empty when it gets nothing in its time."""
-    # Busybox's wget does not run beside the libraries of the guest's agent.
-    ask = f"printf 'GET / HTTP/1.0\r\n\r\n' | busybox nc -w 2 {address} 80 | busybox tail -n 1"
-    command = {"command": ["sh", "-c", ask], "timeoutSeconds": 20}
+    command = {"command": ["sh", "-c", FETCH.format(address)], "timeoutSeconds": 20}
     while True:
         name_of_act = f"fetch-{next(_numbers)}"
         live.apply(act(name_of_act, namespace, "GuestCommand", vmName=name, guestCommand=command))

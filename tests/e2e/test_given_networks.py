@@ -6,7 +6,6 @@ import pytest
 
 from tests.cluster.guest_processes import guest_processes
 from tests.cluster.waiting import eventually
-from tests.drivers.network.linux.host import Namespace
 from tests.e2e.conftest import AGENT, BRIDGE, Live, Object, condition, start_qemu_agent, vm
 
 OTHER = "host-b"
@@ -133,10 +132,6 @@ def test_a_machine_that_runs_on_a_network_that_is_given_no_more_gets_another_int
     assert says().startswith(f"interface lan on {OTHER}-qemu: the host does not give its bridge {PHONES} to networks")
     # The guest has both: each by a tap that its network serves.
     for name in ("phones", "spare"):
-        uid = hosts.get("vpnet", name, namespace)["metadata"]["uid"]
-        router = Namespace(next(hosts.system.directory.rglob(f"netns/{uid}")))
-        assert [
-            link["ifname"] for link in router.links().values() if link.get("linkinfo", {}).get("info_kind") == "tun"
-        ]
+        assert hosts.taps(name, namespace)
     start_other(hosts, *GIVES_MORE)
     eventually(lambda: says() == "", 30)

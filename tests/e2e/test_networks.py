@@ -1,12 +1,17 @@
 """Real Linux guests on real networks of a host, from `kubectl apply` to a page of their web server."""
 
+import http.server
+import ipaddress
 import os
 import re
 import signal
 import socket
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -15,9 +20,10 @@ from tests.cluster.guests.quickstart import ADDRESS_PREFIX, PAGE
 from tests.cluster.network_leftovers import mounts_below, network_processes
 from tests.cluster.system import OPERATOR
 from tests.cluster.waiting import eventually
-from tests.drivers.network.linux.host import Namespace
-from tests.e2e.conftest import AGENT, BRIDGE, Live, Object, condition, root_disk, start_qemu_agent, vm
+from tests.drivers.network.linux.host import HOST_IPV4, HOST_IPV6, OUTSIDE_IPV4, OUTSIDE_IPV6, Namespace
+from tests.e2e.conftest import AGENT, BRIDGE, Live, Object, condition, finished, root_disk, start_qemu_agent, vm
 from tests.e2e.scraping import scraped
+from tests.e2e.test_actions import act
 
 
 def network(name: str, namespace: str, **spec: object) -> Object:
@@ -59,6 +65,21 @@ def page(host: Namespace, url: str) -> str:
     return host.inside(fetch)
 
 
+FETCH = "printf 'GET / HTTP/1.0\r\n\r\n' | busybox nc -w 2 {} 80 | busybox tail -n 1"
+"""Busybox's wget does not run beside the libraries of the guest's agent."""
+
+
+def told(live: Live, namespace: str, script: str) -> str:
+    """What a shell in the guest `web` prints; empty while its agent is silent, or the script fails."""
+    one = f"run-{uuid4().hex}"
+    command = {"command": ["sh", "-c", script], "timeoutSeconds": 30}
+    live.apply(act(one, namespace, "GuestCommand", guestCommand=command))
+    done = finished(live, one, namespace)
+    if condition(done, "Complete").get("status") != "True":
+        return ""
+    return str(done["status"]["guestCommand"]["stdout"]).strip()
+
+
 @pytest.fixture(autouse=True)
 def nothing_of_a_network_is_left(live: Live, namespace: str) -> Iterator[None]:
     yield
@@ -66,19 +87,63 @@ def nothing_of_a_network_is_left(live: Live, namespace: str) -> Iterator[None]:
     live.kubectl("delete", "vpnet", "--all", "-n", namespace, "--timeout=60s", timeout_s=90)
     folder, host = live.system.directory, live.system.host(AGENT)
     eventually(lambda: [*mounts_below(folder), *network_processes(folder)] == [], 30)
-    eventually(
-        lambda: set(host.links()) - {BRIDGE} == {"lo", "eth0", "nowhere"}, 30
-    )  # a namespace's links go some time after it
+    eventually(lambda: set(host.links()) - {BRIDGE} == {"lo", "eth0"}, 30)  # a namespace's links go some time after it
     assert [line for line in host.run("nft", "list", "tables").splitlines() if "virtplane" in line] == []
 
 
-def test_a_guest_gets_its_address_is_reached_by_a_forwarded_port_and_keeps_both(live: Live, namespace: str) -> None:
+class _OutsidePage(http.server.BaseHTTPRequestHandler):
+    """Shows who asks, as the outside sees it."""
+
+    def do_GET(self) -> None:
+        asker = ipaddress.ip_address(self.client_address[0])
+        seen = getattr(asker, "ipv4_mapped", None) or asker
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"the outside sees {seen}\n".encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its own name
+        """Says nothing."""
+
+
+class _DualStack(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6  # both: bindv6only is 0 in a new namespace
+    daemon_threads = True
+
+
+@pytest.fixture
+def outside_page(live: Live) -> Iterator[None]:
+    """A web server in the outside of the agent's host, on port 80 of both families."""
+    # A socket stays in the namespace that it was made in, whoever accepts on it.
+    server = live.system.outside(AGENT).inside(lambda: _DualStack(("::", 80), _OutsidePage))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="outside")
+    thread.start()
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@contextmanager
+def suspended(pid: int) -> Iterator[None]:
+    """The process does nothing in the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("outside_page")
+def test_a_guest_gets_its_address_is_reached_by_a_forwarded_port_reaches_out_and_keeps_all_of_it(
+    live: Live, namespace: str
+) -> None:
     host = live.system.host(AGENT)
     forward = {"hostPort": 8080, "port": 80, "protocol": "TCP"}
-    live.apply(network("lan", namespace), linux(live, "web", namespace, on("lan", portForwards=[forward])))
+    lan = network("lan", namespace, ipv6={"cidr": "fd00:20::/64"})
+    live.apply(lan, linux(live, "web", namespace, on("lan", portForwards=[forward])))
     machine = live.wait_ready("web", namespace)
-    address = claimed(machine)
-    assert machine["status"]["interfaces"][0]["ipAddresses"] == [address]
+    address, address6 = machine["status"]["placement"]["interfaces"][0]["ipAddresses"]
+    assert machine["status"]["interfaces"][0]["ipAddresses"] == [address, address6]
     eventually(lambda: addresses(live, machine) == [address], 120)
     eventually(lambda: page(host, "http://127.0.0.1:8080/") == PAGE, 30)
     shown = live.kubectl("get", "vpvm", "web", "-n", namespace)
@@ -91,13 +156,29 @@ def test_a_guest_gets_its_address_is_reached_by_a_forwarded_port_and_keeps_both(
         30,
     )
 
+    # Busybox of the guest knows no DHCPv6: the address is set by hand, the way out is what the router advertises.
+    eventually(lambda: told(live, namespace, f"ip -6 address add {address6}/64 dev eth0 && echo set") == "set", 60)
+
+    def reaches_out() -> bool:
+        there = {OUTSIDE_IPV4: HOST_IPV4, OUTSIDE_IPV6: HOST_IPV6}
+        seen = {outside: told(live, namespace, FETCH.format(outside)) for outside in there}
+        return seen == {outside: f"the outside sees {own}" for outside, own in there.items()}
+
+    eventually(reaches_out, 60)
+
+    # What an agent does at its start would hide that it looks: this one has run for long. It
+    # compares every 10 s, and is held so that this does not fall between the flush and our look.
+    with suspended(live.system.pids[AGENT]):
+        host.run("nft", "flush", "ruleset")
+        assert page(host, "http://127.0.0.1:8080/") == ""
+    eventually(lambda: page(host, "http://127.0.0.1:8080/") == PAGE, 15)
+    eventually(reaches_out, 15)
+
     # The agent is gone: the guest goes on to be served.
     live.system.stop(AGENT, grace_s=0)
     assert page(host, "http://127.0.0.1:8080/") == PAGE
     start_qemu_agent(live)
     eventually(lambda: condition(live.get("vphv", f"{AGENT}-qemu"), "Ready").get("status") == "True", 30)
-    host.run("nft", "flush", "ruleset")
-    eventually(lambda: page(host, "http://127.0.0.1:8080/") == PAGE, 30)
 
     live.set_power("web", namespace, "Stopped")
     live.wait_ready("web", namespace)
@@ -116,7 +197,10 @@ def test_an_address_goes_from_a_deleted_machine_to_a_new_one_at_once(live: Live,
 
     live.apply(linux(live, "new", namespace, wanted))
     waiting = live.wait_condition("vpvm", "new", namespace, "AddressInUse")
-    assert f"10.20.0.77 is held by VirtualMachine {namespace}/old" in condition(waiting, "Ready")["message"]
+    why = f"10.20.0.77 is held by VirtualMachine {namespace}/old"
+    assert why in condition(waiting, "Ready")["message"]
+    event = re.compile(rf"^ +Warning +AddressInUse .*{re.escape(why)}", re.MULTILINE)
+    eventually(lambda: event.search(live.kubectl("describe", "vpvm", "new", "-n", namespace)) is not None)
     live.kubectl("delete", "vpvm", "old", "-n", namespace, "--timeout=60s", timeout_s=90)
     new = live.wait_ready("new", namespace)
     eventually(lambda: addresses(live, new) == ["10.20.0.77"], 120)
