@@ -1,14 +1,16 @@
 """Machines that wait for each other's addresses: who gives way, and that no address is ever two machines'."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.operator.machines.test_interfaces import CLUSTER, LAN, SMALL, World
 from tests.operator.objects import DELETED_AT, claimed, hypervisor, network, placed, vm
-from virtplane_api.kube.resources import HYPERVISORS, VIRTUAL_MACHINES, Object
+from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.resources import HYPERVISORS, VIRTUAL_MACHINES, Key, Object, key_of
 from virtplane_operator.machines.disks import Blocked
 from virtplane_operator.machines.interface_changes import Change, interface_change
+from virtplane_operator.runtime import Operator
 
 
 def mac(name: str) -> str:
@@ -205,6 +207,25 @@ def test_a_long_cycle_is_told_with_three_names_and_the_way_out() -> None:
     names = ", ".join(f"shop/{long}{index:02}" for index in (6, 7, 8))
     assert f"; {names}, ... and this machine wait for each other's addresses: stop one of them" in message
     assert message.endswith(", or give one of them another address first")
+
+
+async def test_what_one_of_a_cycle_gave_up_is_offered_to_placed_machines_before_new_ones() -> None:
+    client = cast("KubeClient", object())  # nothing is asked of it
+    operator = Operator(client, system_namespace="virtplane-system", identity="test", cluster_id=CLUSTER)
+    gives_way = machine("b", "3", "2")
+    gives_way["status"]["placement"] |= {"token": 8, "interfaces": [claimed("lan", "lan", mac("b"), "10.20.0.6")]}
+    new = [vm(f"new-{index}", uid=f"new-{index}", interfaces=[LAN]) for index in range(20)]
+    for one in [*new, gives_way, machine("a", "2", "3", "Running")]:
+        operator.store.put(VIRTUAL_MACHINES, one)
+    pending, loop = operator._machines.pending, operator._loops[VIRTUAL_MACHINES.plural]
+    pending |= {key_of(one) for one in [*new, gives_way]} | {Key("shop", "a")}
+    loop._ready.clear()
+    loop._queued.clear()
+    reported = {"interfaces": gives_way["status"]["placement"]["interfaces"], "host": {"token": 8, "state": "Present"}}
+    newer = gives_way["metadata"] | {"resourceVersion": "1000"}
+    operator.store.put(VIRTUAL_MACHINES, gives_way | {"metadata": newer, "status": gives_way["status"] | reported})
+    assert set(loop._ready) == pending
+    assert {key.name for key in list(loop._ready)[:2]} == {"a", "b"}
 
 
 def test_where_no_address_is_free_it_is_said_what_to_do() -> None:
