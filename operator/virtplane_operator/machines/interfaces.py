@@ -189,7 +189,10 @@ def _check_together(wanted: list[_Wanted], machine: Object) -> None:
     addresses: dict[tuple[str, Version, int], str] = {}
     for one in wanted:
         for text in one.spec.get("ipAddresses") or ():
-            _check_once(one, text, addresses.setdefault((one.network.uid, *number_of(text)), one.field))
+            other_field = addresses.setdefault((one.network.uid, *number_of(text)), one.field)
+            if other_field != one.field:
+                message = f"{one.field}.ipAddresses: {text} is asked for by {other_field} too"
+                raise _Refused(Reason.ADDRESS_IN_USE, message)
     asked: dict[HostPort, int] = {}
     for index, port in ports_of(machine):
         first = asked.setdefault(port, index)
@@ -198,11 +201,6 @@ def _check_together(wanted: list[_Wanted], machine: Object) -> None:
                 Reason.HOST_PORT_IN_USE,
                 f"spec.interfaces[{index}].portForwards: host port {port} is asked for by spec.interfaces[{first}] too",
             )
-
-
-def _check_once(one: _Wanted, text: str, first: str) -> None:
-    if first != one.field:
-        raise _Refused(Reason.ADDRESS_IN_USE, f"{one.field}.ipAddresses: {text} is asked for by {first} too")
 
 
 # --- the claims -------------------------------------------------------------------------------------------------------
@@ -260,7 +258,9 @@ class _Planner:
             address = number_of(text)
             if kept is None:
                 self._check_address(one, text, *address)
-            _check_once(one, text, own.addresses.setdefault(address, one.field))
+            first = own.addresses.setdefault(address, one.field)
+            if first != one.field:
+                raise _Refused(Reason.ADDRESS_IN_USE, f"{one.field}.ipAddresses: {text} is asked for by {first} too")
         mac = source.get("macAddress")
         if mac:
             holder = self._another_of(self._claims.macs(one.network.uid).get(mac, ()))
