@@ -214,18 +214,26 @@ class Operator:
             self._loops[NETWORKS.plural].enqueue_after(key, COUNT_EVERY_S)
 
     def _room_may_have_come(self) -> None:
-        for key in self._machines.pending:
+        for key in self._pending_machines():
             self._loops[VIRTUAL_MACHINES.plural].enqueue(key)
         for key in self._volumes.pending:
             self._loops[VOLUMES.plural].enqueue(key)
 
     def _wake_pending_in(self, namespace: str) -> None:
-        for key in self._machines.pending:
+        for key in self._pending_machines():
             if key.namespace == namespace:
                 self._loops[VIRTUAL_MACHINES.plural].enqueue(key)
         for key in self._volumes.pending:
             if key.namespace == namespace:
                 self._loops[VOLUMES.plural].enqueue(key)
+
+    def _pending_machines(self) -> list[Key]:
+        """First those that have their place: what one of a cycle gave up is not to be chosen for a new machine."""
+
+        def has_no_place(key: Key) -> bool:
+            return not placement_of(self.store.get(VIRTUAL_MACHINES, key) or {}).get("hypervisor")
+
+        return sorted(self._machines.pending, key=has_no_place)
 
     def _wake_ending_pools(self) -> None:
         for key, pool in self.store.all(STORAGE_POOLS).items():

@@ -23,6 +23,8 @@ from virtplane_operator.world import Store
 _MAX_MACHINES = 64
 """Of so many it is looked up for whom they wait; those of a longer cycle say who holds what they ask for."""
 
+_SHOWN = 3
+
 Address = tuple[str, Version, int]
 """UID of the network, family, number."""
 
@@ -39,7 +41,8 @@ class Cycle:
     """What all that were met ask for: a machine that gives way must not be in their way again."""
 
     def __str__(self) -> str:
-        return f"{', '.join(map(str, self.others))} and this machine wait for each other's addresses"
+        names = ", ".join(map(str, self.others[:_SHOWN])) + (", ..." if len(self.others) > _SHOWN else "")
+        return f"{names} and this machine wait for each other's addresses"
 
 
 def is_at_rest(machine: Object) -> bool:
@@ -48,7 +51,7 @@ def is_at_rest(machine: Object) -> bool:
 
 
 def cycle_of(store: Store, catalog: Catalog, claims: Claims, machine: Object) -> Cycle | None:
-    """The shortest cycle in which the machine waits; None: who holds what it asks for does not wait for it."""
+    """The shortest cycle in which the machine waits; None: there is none that would be solved if it gave way."""
     return _Search(store, catalog, claims).cycle(machine)
 
 
@@ -80,8 +83,11 @@ class _Search:
         self._claims = claims
 
     def cycle(self, machine: Object) -> Cycle | None:
-        asked, awaited, shortest = set(self._asked(machine)), set(), None
-        for address in sorted(asked):
+        addresses = self._asked(machine)
+        if _is_any_twice(addresses):
+            return None
+        asked, awaited, shortest = set(addresses), set(), None
+        for address in sorted(addresses):
             path, met = self._way_back(address, machine)
             if path is not None:
                 awaited.add(address)
@@ -90,40 +96,67 @@ class _Search:
         return Cycle(shortest, frozenset(awaited), frozenset(asked)) if shortest is not None else None
 
     def _way_back(self, address: Address, machine: Object) -> tuple[tuple[Key, ...] | None, set[Address]]:
-        """From whom holds the address to the machine, and what all that were met ask for."""
-        target, met = uid_of(machine), set[Address]()
-        ways: dict[str, tuple[Key, ...]] = {uid_of(holder): (key_of(holder),) for holder in self._leaving(address)}
-        waiting = deque(self._leaving(address))
-        while waiting and len(ways) <= _MAX_MACHINES:
+        """From whom holds the address to the machine, and what all that were met ask for.
+
+        None of it where one that was met cannot follow its spec in the end: to give way would be for nothing.
+        """
+        met = set[Address]()
+        back: tuple[Key, ...] | None = None
+        holders = self._leaving(address, machine)
+        ways: dict[str, tuple[Key, ...]] = {uid_of(holder): (key_of(holder),) for holder in holders or ()}
+        waiting = deque(holders or ())
+        while waiting:
             current = waiting.popleft()
-            way, asked = ways[uid_of(current)], set(self._asked(current))
-            met |= asked
-            for holder in (holder for one in sorted(asked) for holder in self._leaving(one)):
-                if uid_of(holder) == target:
-                    return way, met
-                if uid_of(holder) not in ways:
+            way, holders = ways[uid_of(current)], self._awaited_by(current)
+            if holders is None or len(ways) > _MAX_MACHINES:
+                return None, met
+            met.update(self._asked(current))
+            for holder in holders:
+                if uid_of(holder) == uid_of(machine):
+                    back = back or way
+                elif uid_of(holder) not in ways:
                     ways[uid_of(holder)] = (*way, key_of(holder))
                     waiting.append(holder)
-        return None, met
+        return back, met
 
-    def _asked(self, machine: Object) -> Iterator[Address]:
+    def _awaited_by(self, machine: Object) -> list[Object] | None:
+        """Who holds what the machine asks for; None: it would not get all of that if they followed their specs."""
+        asked, found = self._asked(machine), list[Object]()
+        for address in sorted(asked):
+            holders = self._leaving(address, machine)
+            if holders is None:
+                return None
+            found += holders
+        return None if _is_any_twice(asked) else found
+
+    def _asked(self, machine: Object) -> list[Address]:
         """Addresses that the spec asks for, and the placement has not."""
-        has = set(_placed(machine))
+        has, asked = set(_placed(machine)), list[Address]()
         for interface in machine["spec"].get("interfaces") or ():
             for text in interface.get("ipAddresses") or ():
                 address = _address(self._catalog, machine, interface, text)
                 if address is not None and address not in has:
-                    yield address
+                    asked.append(address)
+        return asked
 
-    def _leaving(self, address: Address) -> Iterator[Object]:
-        """Machines that hold the address, and whose spec has another one in its place, or none."""
+    def _leaving(self, address: Address, waiting: Object) -> list[Object] | None:
+        """Other machines that hold the address; None: one of them keeps it, or is being deleted."""
         network_uid, version, number = address
+        found = []
         for holder in self._claims.addresses(network_uid, version).get(number, ()):
+            if holder.uid == uid_of(waiting):
+                continue
             machine = self._store.get(VIRTUAL_MACHINES, holder.key)
             if machine is None or uid_of(machine) != holder.uid or is_being_deleted(machine):
-                continue
-            if address in _given_up(machine):
-                yield machine
+                return None
+            if address not in _given_up(machine):
+                return None
+            found.append(machine)
+        return found
+
+
+def _is_any_twice(addresses: list[Address]) -> bool:
+    return len(set(addresses)) < len(addresses)
 
 
 def _placed(machine: Object) -> Iterator[Address]:

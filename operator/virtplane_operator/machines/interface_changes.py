@@ -62,16 +62,19 @@ def _out_of_a_cycle(
     cycle = cycle_of(store, catalog, claims, machine)
     if cycle is None:
         return blocked
+    meanwhile = giving_way(catalog, claims, machine, cycle)
+    plans = plan_interfaces(catalog, claims, cluster_id, meanwhile) if meanwhile is not None else None
+    if isinstance(plans, Blocked):
+        return plans  # which would be so without the cycle as well
     if not is_at_rest(machine):
         way_out = "stop one of them (powerState: Stopped), or give one of them another address first"
         return Blocked(blocked.reason, f"{blocked.message}; {cycle}: {way_out}")
-    meanwhile = giving_way(catalog, claims, machine, cycle)
-    if meanwhile is None:
+    if plans is None:
         way_out = (
             "their network has no free address for one of them meanwhile: take the interface from one of them first"
         )
         return Blocked(blocked.reason, f"{blocked.message}; {cycle}, and {way_out}")
-    return plan_interfaces(catalog, claims, cluster_id, meanwhile)
+    return plans
 
 
 def _not_here(machine: Object, plans: tuple[InterfacePlan, ...], hypervisor: Object) -> Blocked | None:

@@ -183,6 +183,13 @@ def _check_together(wanted: list[_Wanted], machine: Object) -> None:
                 f"{one.network.key.name} ({one.network.cidrs}) of {one.field}: the guest could not tell them apart; "
                 f"make another machine with one of them",
             )
+    addresses: dict[tuple[str, Version, int], str] = {}
+    for one in wanted:
+        for text in one.spec.get("ipAddresses") or ():
+            other_field = addresses.setdefault((one.network.uid, *number_of(text)), one.field)
+            if other_field != one.field:
+                message = f"{one.field}.ipAddresses: {text} is asked for by {other_field} too"
+                raise _Refused(Reason.ADDRESS_IN_USE, message)
     asked: dict[HostPort, int] = {}
     for index, port in ports_of(machine):
         first = asked.setdefault(port, index)

@@ -1,23 +1,30 @@
 """Machines that wait for each other's addresses: who gives way, and that no address is ever two machines'."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.operator.machines.test_interfaces import CLUSTER, LAN, SMALL, World
 from tests.operator.objects import DELETED_AT, claimed, hypervisor, network, placed, vm
-from virtplane_api.kube.resources import HYPERVISORS, VIRTUAL_MACHINES, Object
+from virtplane_api.kube.client import KubeClient
+from virtplane_api.kube.resources import HYPERVISORS, VIRTUAL_MACHINES, Key, Object, key_of
 from virtplane_operator.machines.disks import Blocked
 from virtplane_operator.machines.interface_changes import Change, interface_change
+from virtplane_operator.runtime import Operator
 
 
 def mac(name: str) -> str:
     return f"52:54:00:00:00:{name.encode()[0]:02x}"
 
 
-def machine(name: str, has: str, asks: str | None, power: str = "Stopped", **more: Any) -> Object:
-    """Placed, with an address, and with what its spec asks for (None: for nothing in particular)."""
-    asked = [LAN | ({"ipAddresses": [f"10.20.0.{asks}"]} if asks else {})]
+def machine(name: str, has: str, asks: str | None, power: str = "Stopped", *, too: str = "", **more: Any) -> Object:
+    """Placed, with an address, and with what its spec asks for (None: for nothing in particular).
+
+    `too`: what it asks for by one more interface.
+    """
+    asked: list[Object] = [LAN | ({"ipAddresses": [f"10.20.0.{asks}"]} if asks else {})]
+    if too:
+        asked.append({**LAN, "name": "more", "ipAddresses": [f"10.20.0.{too}"]})
     row = claimed("lan", "lan", mac(name), f"10.20.0.{has}")
     seen = {"powerState": power, "interfaces": [row], "host": {"token": 7, "state": "Present"}}
     return vm(
@@ -155,15 +162,70 @@ def test_who_waits_for_one_that_does_not_wait_for_it_keeps_what_it_has(holder: O
     assert cycles.message("a") == "spec.interfaces[0].ipAddresses: 10.20.0.11 is held by VirtualMachine shop/b"
 
 
-def test_a_machine_that_also_waits_for_what_stays_another_s_does_not_give_way() -> None:
-    cycles = Cycles(machine("a", "10", "11"), machine("b", "11", "10"), machine("c", "12", "12"))
-    both = [LAN | {"ipAddresses": ["10.20.0.11"]}, LAN | {"name": "more", "ipAddresses": ["10.20.0.12"]}]
-    now = cycles.machine("a")
-    cycles.store.put(
-        VIRTUAL_MACHINES,
-        now | {"metadata": now["metadata"] | {"resourceVersion": "2"}, "spec": now["spec"] | {"interfaces": both}},
-    )
+@pytest.mark.parametrize("power", ["Stopped", "Running"])
+def test_a_machine_that_also_waits_for_what_stays_another_s_is_told_of_that_one(power: str) -> None:
+    cycles = Cycles(machine("a", "10", "11", power, too="12"), machine("b", "11", "10"), machine("c", "12", "12"))
     assert cycles.message("a") == "spec.interfaces[1].ipAddresses: 10.20.0.12 is held by VirtualMachine shop/c"
+
+
+FOR_NOTHING = [
+    (
+        "the next one also waits for what stays another's",
+        [machine("b", "11", "10", too="12"), machine("c", "12", "12")],
+    ),
+    ("what it asks for has a second holder, which stays", [machine("b", "11", "10"), machine("c", "11", "11")]),
+    ("what it has has a second holder, which stays", [machine("b", "11", "10"), machine("c", "10", "10")]),
+    ("the next one asks for one address twice", [machine("b", "11", "10", too="10")]),
+    (
+        "one that the next one waits for as well waits for what stays",
+        [machine("b", "11", "10", too="12"), machine("c", "12", "13"), machine("d", "13", "13")],
+    ),
+]
+
+
+@pytest.mark.parametrize("others", [row[1] for row in FOR_NOTHING], ids=[row[0] for row in FOR_NOTHING])
+def test_nobody_gives_way_for_nothing(others: list[Object]) -> None:
+    cycles = Cycles(machine("a", "10", "11"), *others)
+    assert cycles.message("a") == "spec.interfaces[0].ipAddresses: 10.20.0.11 is held by VirtualMachine shop/b"
+
+
+def test_one_that_the_next_one_waits_for_as_well_and_that_can_go_is_waited_for() -> None:
+    others = [machine("b", "11", "10", "Running", too="12"), machine("c", "12", "13", "Running")]
+    assert isinstance(Cycles(machine("a", "10", "11"), *others).change("a"), Change)
+
+
+@pytest.mark.parametrize("power", ["Stopped", "Running"])
+def test_a_machine_that_asks_for_one_address_twice_is_told_so_and_does_not_give_way(power: str) -> None:
+    cycles = Cycles(machine("a", "10", "11"), machine("b", "11", "10", power, too="10"))
+    assert cycles.message("b") == "spec.interfaces[1].ipAddresses: 10.20.0.10 is asked for by spec.interfaces[0] too"
+
+
+def test_a_long_cycle_is_told_with_three_names_and_the_way_out() -> None:
+    size, long = 40, "m" * 240
+    ring = [(f"{long}{index:02}", str(10 + index), str(10 + (index + 1) % size)) for index in range(size)]
+    message = Cycles(*(machine(*one, "Running") for one in ring)).message(f"{long}05")
+    names = ", ".join(f"shop/{long}{index:02}" for index in (6, 7, 8))
+    assert f"; {names}, ... and this machine wait for each other's addresses: stop one of them" in message
+    assert message.endswith(", or give one of them another address first")
+
+
+async def test_what_one_of_a_cycle_gave_up_is_offered_to_placed_machines_before_new_ones() -> None:
+    client = cast("KubeClient", object())  # nothing is asked of it
+    operator = Operator(client, system_namespace="virtplane-system", identity="test", cluster_id=CLUSTER)
+    gives_way = machine("b", "3", "2")
+    gives_way["status"]["placement"] |= {"token": 8, "interfaces": [claimed("lan", "lan", mac("b"), "10.20.0.6")]}
+    new = [vm(f"new-{index}", uid=f"new-{index}", interfaces=[LAN]) for index in range(20)]
+    for one in [*new, gives_way, machine("a", "2", "3", "Running")]:
+        operator.store.put(VIRTUAL_MACHINES, one)
+    pending, loop = operator._machines.pending, operator._loops[VIRTUAL_MACHINES.plural]
+    pending |= {key_of(one) for one in [*new, gives_way]} | {Key("shop", "a")}
+    loop._ready.clear()
+    loop._queued.clear()
+    reported = {"interfaces": gives_way["status"]["placement"]["interfaces"], "host": {"token": 8, "state": "Present"}}
+    newer = gives_way["metadata"] | {"resourceVersion": "1000"}
+    operator.store.put(VIRTUAL_MACHINES, gives_way | {"metadata": newer, "status": gives_way["status"] | reported})
+    assert set(loop._ready) == pending
+    assert {key.name for key in list(loop._ready)[:2]} == {"a", "b"}
 
 
 def test_where_no_address_is_free_it_is_said_what_to_do() -> None:
