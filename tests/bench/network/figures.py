@@ -8,8 +8,10 @@ import os
 import statistics
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
+from multiprocessing import get_context
 
 from tests.bench.network.throughput import in_router, over_tunnels
 from tests.drivers.network.hosts import reachable_folder
@@ -39,7 +41,7 @@ _ETHERTYPE = b"\x80\x35"
 
 async def figures() -> dict[str, float]:
     """All of them; those of a host only as root."""
-    found = {"network.claims_10k_s": statistics.median(measure_claims(10_000).total_s for _ in range(3))}
+    found = {"network.claims_10k_s": await in_thread(_claims_s)}
     if os.geteuid() != 0:
         return found
     async with _driver() as (host, driver):
@@ -49,6 +51,12 @@ async def figures() -> dict[str, float]:
         found |= await in_router(host, namespace_path(host.folder / "run", _UID), _network(PORTS))
         await driver.remove(_UID)
     return found | await over_tunnels()
+
+
+def _claims_s() -> float:
+    """In a process of its own, as an operator is: garbage collections would go through all that a benchmark holds."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as operator:
+        return statistics.median(operator.submit(measure_claims, 10_000).result().total_s for _ in range(3))
 
 
 @asynccontextmanager
