@@ -89,14 +89,17 @@ def machine_status(
     status["restartedAt"] = (
         machine["status"].get("restartedAt") if observed.restarted_at is None else observed.restarted_at
     )
-    if observed.last_exit is not None:
-        last_exit = {"reason": observed.last_exit.reason.value, "time": timestamp(observed.last_exit.time)}
-        if observed.last_exit.message:
-            last_exit["message"] = observed.last_exit.message[:4096]
-        status["lastExit"] = last_exit
-    else:
-        status["lastExit"] = machine["status"].get("lastExit")
+    status["lastExit"] = _last_exit(observed) or machine["status"].get("lastExit")
     return {field: value for field, value in status.items() if value}
+
+
+def _last_exit(observed: Observed) -> dict[str, str] | None:
+    if observed.last_exit is None:
+        return None
+    last_exit = {"reason": observed.last_exit.reason.value, "time": timestamp(observed.last_exit.time)}
+    if observed.last_exit.message:
+        last_exit["message"] = observed.last_exit.message[:4096]
+    return last_exit
 
 
 def _interfaces(machine: Object, observed: Observed) -> list[dict[str, Any]]:
